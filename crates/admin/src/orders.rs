@@ -1,0 +1,138 @@
+//! The endpoints that change something. Each order runs to its end, whether or not its client waits for it.
+
+use std::future::Future;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::envelope::{Answer, Failure, Success, body};
+use crate::routes::Shared;
+use crate::shapes::{Affected, Cleared, Stats, Worker};
+use crate::system::{Action, Letters, Refusal, System};
+
+type Body = Result<Bytes, BytesRejection>;
+
+/// `POST /api/sync/worker/control`.
+pub(crate) async fn control<S: System>(State(shared): State<Shared<S>>, bytes: Body) -> Answer<Worker> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Order {
+        action: Action,
+    }
+    let Order { action } = body(bytes, r#"{"action":"start|stop|pause|resume"}"#)?;
+    let system = shared.system.clone();
+    carry_out(&shared, "worker control", async move { system.control(action).await }).await
+}
+
+/// `POST /api/sync/queue/clear`.
+pub(crate) async fn clear_queue<S: System>(State(shared): State<Shared<S>>, bytes: Body) -> Answer<Cleared> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Order {
+        confirm: String,
+    }
+    let Order { confirm } = body(bytes, r#"{"confirm":"clear"}"#)?;
+    if confirm != "clear" {
+        return Err(Failure::bad_request("clearing was not confirmed", r#"send {"confirm":"clear"}"#));
+    }
+    let system = shared.system.clone();
+    carry_out(&shared, "clear queue", async move { system.clear_queue().await }).await
+}
+
+/// `POST /api/sync/stats/reset`.
+pub(crate) async fn reset_stats<S: System>(State(shared): State<Shared<S>>) -> Answer<Stats> {
+    let system = shared.system.clone();
+    carry_out(&shared, "reset stats", async move { Ok(system.reset_stats().await) }).await
+}
+
+/// `POST /api/sync/dead-letters/retry`.
+pub(crate) async fn retry<S: System>(State(shared): State<Shared<S>>, bytes: Body) -> Answer<Affected> {
+    let letters = letters(bytes)?;
+    let system = shared.system.clone();
+    carry_out(&shared, "retry dead letters", async move { system.retry(letters).await }).await
+}
+
+/// `POST /api/sync/retry-failed`: retry all, no body wanted.
+pub(crate) async fn retry_failed<S: System>(State(shared): State<Shared<S>>) -> Answer<Affected> {
+    let system = shared.system.clone();
+    carry_out(&shared, "retry dead letters", async move { system.retry(Letters::All).await }).await
+}
+
+/// `POST /api/sync/dead-letters/discard`.
+pub(crate) async fn discard<S: System>(State(shared): State<Shared<S>>, bytes: Body) -> Answer<Affected> {
+    let letters = letters(bytes)?;
+    let system = shared.system.clone();
+    carry_out(&shared, "discard dead letters", async move { system.discard(letters).await }).await
+}
+
+/// `GET /api/sync/full`: this version has no copier, so none runs.
+pub(crate) async fn full_state() -> Success<serde_json::Value> {
+    Success(json!({ "state": "idle" }))
+}
+
+/// `POST /api/sync/full`.
+pub(crate) async fn full_start() -> Failure {
+    Failure::new(
+        StatusCode::NOT_IMPLEMENTED,
+        "NOT_AVAILABLE_YET",
+        "this version cannot copy or compare whole collections yet",
+        "while the application is stopped, copy with mongodump and mongorestore; /api/sync/report names the \
+         namespaces that are not copied yet or dirty",
+    )
+}
+
+/// `DELETE /api/sync/full`.
+pub(crate) async fn full_cancel() -> Failure {
+    let message = "no full sync is running";
+    Failure::new(
+        StatusCode::CONFLICT,
+        "WRONG_STATE",
+        message,
+        "nothing to do; GET /api/sync/full shows the state",
+    )
+}
+
+fn letters(bytes: Body) -> Result<Letters, Failure> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Order {
+        Ids(Vec<String>),
+        All(bool),
+    }
+    let expected = r#"{"ids":["…"]} or {"all":true}"#;
+    match body(bytes, expected)? {
+        Order::All(true) => Ok(Letters::All),
+        Order::Ids(ids) if !ids.is_empty() => Ok(Letters::Ids(ids)),
+        Order::All(false) | Order::Ids(_) => {
+            Err(Failure::bad_request("no dead letter is named", format!("send {expected}")))
+        }
+    }
+}
+
+/// Runs an order as a task of its own, so that a client that hangs up does not leave it half done.
+async fn carry_out<S: System, T: Send + 'static>(
+    shared: &Shared<S>,
+    order: &'static str,
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Answer<T> {
+    let task = shared.tasks.spawn(async move {
+        let outcome = work.await;
+        match &outcome {
+            Ok(_) => tracing::info!(order, "admin order carried out"),
+            Err(refusal) => tracing::info!(order, %refusal, "admin order refused"),
+        }
+        outcome
+    });
+    match task.await {
+        Ok(outcome) => Ok(Success(outcome?)),
+        Err(error) => {
+            tracing::error!(order, %error, "admin order died");
+            let action = "look into the log of dualsync; the order may be half done";
+            Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "DIED", "the order died on its way", action))
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! The answers of `/api/sync` as plain data; field names become camelCase. One place to see the whole API.
+//!
+//! Units stand in the names: `…_ms`, `bytes`, `seconds`; rates are shares from 0 to 1; times are RFC 3339, UTC.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::{Serialize, Serializer};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A moment, written as RFC 3339 in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At(pub SystemTime);
+
+impl Serialize for At {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = OffsetDateTime::from(self.0)
+            .truncate_to_millisecond()
+            .format(&Rfc3339)
+            .map_err(serde::ser::Error::custom)?;
+        serializer.serialize_str(&text)
+    }
+}
+
+/// `/api/sync/health`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Health {
+    /// The verdict; decides the HTTP status (503 for unhealthy).
+    pub status: HealthStatus,
+    /// What was looked at.
+    pub checks: Checks,
+    /// What should be looked at soon, one sentence each.
+    pub warnings: Vec<String>,
+    /// What needs somebody now, one sentence each.
+    pub errors: Vec<String>,
+}
+
+impl Health {
+    /// Judges: an error or a failed check is unhealthy, a warning of either kind is degraded.
+    #[must_use]
+    pub fn judge(checks: Checks, warnings: Vec<String>, errors: Vec<String>) -> Health {
+        let worst = match checks.worst() {
+            CheckStatus::Fail => HealthStatus::Unhealthy,
+            CheckStatus::Warn => HealthStatus::Degraded,
+            CheckStatus::Pass => HealthStatus::Healthy,
+        };
+        let status = match () {
+            () if !errors.is_empty() => HealthStatus::Unhealthy,
+            () if !warnings.is_empty() => worst.max(HealthStatus::Degraded),
+            () => worst,
+        };
+        Health { status, checks, warnings, errors }
+    }
+}
+
+/// The verdict of a health check, from good to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// Nothing to do.
+    Healthy,
+    /// The application is served, the copy is behind or incomplete.
+    Degraded,
+    /// The application is not served, or writes are not recorded.
+    Unhealthy,
+}
+
+/// What health looks at.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Checks {
+    /// Is anything captured at all.
+    pub sync_enabled: Check,
+    /// Does the local mongod answer.
+    pub local_database: Check,
+    /// Does the target answer.
+    pub atlas_database: Check,
+    /// Does the replicator run.
+    pub worker: Check,
+    /// Entries that wait.
+    pub queue_size: Measured<u64>,
+    /// Age of the oldest entry that waits, in milliseconds.
+    pub sync_lag: Measured<u64>,
+    /// Share of entries that failed.
+    pub failure_rate: Measured<f64>,
+}
+
+impl Checks {
+    fn worst(&self) -> CheckStatus {
+        let plain = [&self.sync_enabled, &self.local_database, &self.atlas_database, &self.worker];
+        let measured = [self.queue_size.status, self.sync_lag.status, self.failure_rate.status];
+        plain.into_iter().map(|check| check.status).chain(measured).max().unwrap_or(CheckStatus::Pass)
+    }
+}
+
+/// How one check went, from good to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckStatus {
+    /// As it should be.
+    Pass,
+    /// Worth a look; the application is not hurt.
+    Warn,
+    /// Broken.
+    Fail,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Check {
+    /// How it went.
+    pub status: CheckStatus,
+    /// What was seen, when that is worth a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl Check {
+    /// A check that passed.
+    pub const PASS: Check = Check { status: CheckStatus::Pass, message: None };
+
+    /// A check that warns.
+    #[must_use]
+    pub fn warn(message: impl Into<String>) -> Check {
+        Check { status: CheckStatus::Warn, message: Some(message.into()) }
+    }
+
+    /// A check that failed.
+    #[must_use]
+    pub fn fail(message: impl Into<String>) -> Check {
+        Check { status: CheckStatus::Fail, message: Some(message.into()) }
+    }
+}
+
+/// One check of a figure.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measured<T> {
+    /// How it went.
+    pub status: CheckStatus,
+    /// The figure.
+    pub value: T,
+}
+
+impl<T: PartialOrd> Measured<T> {
+    /// Warns when the value is above the threshold.
+    #[must_use]
+    pub fn up_to(value: T, threshold: T) -> Measured<T> {
+        let status = if value > threshold { CheckStatus::Warn } else { CheckStatus::Pass };
+        Measured { status, value }
+    }
+}
+
+/// `/api/sync/report`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// How far everything has come.
+    pub positions: Positions,
+    /// What the target has yet to get.
+    pub lag: Lag,
+    /// What was done since the log began.
+    pub counts: Counts,
+    /// Namespaces that are not known to be equal.
+    pub namespaces: Namespaces,
+    /// Commands that are not replicated, by name.
+    pub not_replicated: BTreeMap<String, u64>,
+    /// The replicator.
+    pub worker: Worker,
+    /// When the target last confirmed something.
+    pub last_sync: Option<At>,
+    /// Mean time from an entry's append to the target's confirmation, in milliseconds.
+    pub average_sync_ms: Option<f64>,
+    /// Share of entries that were applied at the first try.
+    pub success_rate: Option<f64>,
+    /// The target's last complaint.
+    pub last_target_error: Option<TargetError>,
+    /// One sentence each.
+    pub warnings: Vec<String>,
+    /// What an operator might do.
+    pub recommendations: Vec<Recommendation>,
+}
+
+/// The four positions in the log: `trimmed <= applied <= durable <= appended`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Positions {
+    /// In the log.
+    pub appended: u64,
+    /// Synced to disk.
+    pub durable: u64,
+    /// Confirmed by the target.
+    pub applied: u64,
+    /// Deleted from the log.
+    pub trimmed: u64,
+}
+
+/// The distance between source and target. Marks are not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Lag {
+    /// Entries that wait.
+    pub entries: u64,
+    /// Their bytes in the log.
+    pub bytes: u64,
+    /// Age of the oldest.
+    pub seconds: f64,
+}
+
+/// What was done, in entries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Written to the log.
+    pub captured: u64,
+    /// Replayed on the target.
+    pub replayed: u64,
+    /// Made equal by reading the source again.
+    pub converged: u64,
+    /// Left to a full comparison.
+    pub dirty: u64,
+    /// Refused by the target, tries that succeeded later included.
+    pub failed: u64,
+    /// Given up for now; see `/api/sync/dead-letters`.
+    pub dead_letters: u64,
+    /// Not certain, by reason.
+    pub in_doubt: BTreeMap<String, u64>,
+}
+
+/// Namespaces that are not known to be equal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Namespaces {
+    /// Had documents before dualsync came.
+    pub not_copied_yet: Vec<NamespaceState>,
+    /// May differ until they are compared as a whole.
+    pub dirty: Vec<NamespaceState>,
+}
+
+/// One namespace and what is the matter with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NamespaceState {
+    /// `database.collection`.
+    pub namespace: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: At,
+}
+
+/// An error of the target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TargetError {
+    /// When it came.
+    pub at: At,
+    /// The server's code, if it was the server who complained.
+    pub code: Option<i32>,
+    /// What it said, without secrets.
+    pub message: String,
+    /// The namespace, if it was about one.
+    pub namespace: Option<String>,
+}
+
+/// A piece of advice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Recommendation {
+    /// A stable name for scripts: `COPY_NAMESPACES`.
+    pub code: String,
+    /// What was seen.
+    pub text: String,
+    /// What to do.
+    pub action: String,
+}
+
+/// `/api/sync/metrics`: figures since the start or the last reset.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Since when they count.
+    pub since: At,
+    /// Entries applied.
+    pub succeeded: u64,
+    /// Entries that the target refused.
+    pub failed: u64,
+    /// Tries that were repeated.
+    pub retried: u64,
+    /// Mean time from an entry's append to the target's confirmation, in milliseconds.
+    pub average_sync_ms: Option<f64>,
+    /// Share of entries that were applied at the first try.
+    pub success_rate: Option<f64>,
+    /// When the target last confirmed something.
+    pub last_sync: Option<At>,
+}
+
+/// `/api/sync/queue`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Queue {
+    /// How far everything has come.
+    pub positions: Positions,
+    /// Entries that wait.
+    pub size: u64,
+    /// Bytes of the log on disk.
+    pub bytes: u64,
+    /// Age of the oldest entry that waits, in milliseconds.
+    pub oldest_age_ms: Option<u64>,
+    /// How full the log is.
+    pub level: FillLevel,
+    /// Where it ends.
+    pub limits: QueueLimits,
+}
+
+/// How full the log is, and what that means for what is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FillLevel {
+    /// Below 80 %.
+    Normal,
+    /// From 80 %.
+    Warning,
+    /// From 90 %: keys are recorded, payloads are not.
+    KeysOnly,
+    /// Full: namespaces become dirty. The application goes on.
+    Full,
+}
+
+/// The bounds of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueLimits {
+    /// Bytes on disk at most.
+    pub max_bytes: u64,
+    /// Entries at most.
+    pub max_entries: u64,
+    /// Bytes that the disk keeps free.
+    pub min_free_bytes: u64,
+    /// Entries from which health warns.
+    pub warning: u64,
+}
+
+/// `/api/sync/worker`: the replicator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Worker {
+    /// What it does.
+    pub state: WorkerState,
+    /// Since when.
+    pub since: At,
+    /// Tries of the present batch that failed so far.
+    pub attempt: u32,
+    /// Time to the next try, in milliseconds, while it backs off.
+    pub next_try_ms: Option<u64>,
+    /// Entries in a batch at most.
+    pub batch_entries_max: u64,
+}
+
+/// What the replicator does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkerState {
+    /// Applies, or waits for entries.
+    Running,
+    /// Waits before it tries the target again.
+    BackingOff,
+    /// Paused by an operator.
+    Paused,
+    /// Stopped by an operator.
+    Stopped,
+    /// Syncing is switched off.
+    Off,
+    /// Its task has died; the program must be restarted.
+    Dead,
+}
+
+/// `/api/sync/connections`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Connections {
+    /// The server that the proxy forwards to.
+    pub local: Connection,
+    /// The target.
+    pub atlas: Connection,
+}
+
+/// One database as dualsync sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    /// Its address, credentials masked.
+    pub uri: String,
+    /// Whether it answers.
+    pub state: ConnectionState,
+    /// Since when.
+    pub since: At,
+    /// The last failure, also when it answers again.
+    pub last_error: Option<LastError>,
+    /// As the server says: `6.0.5`.
+    pub server_version: Option<String>,
+    /// `standalone`, `replicaSet`, `sharded`, …
+    pub topology: Option<String>,
+}
+
+/// Whether a database answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConnectionState {
+    /// Not tried yet, or trying for the first time.
+    Connecting,
+    /// It answers.
+    Connected,
+    /// It does not.
+    Disconnected,
+    /// Not configured, or stopped by an operator.
+    Off,
+}
+
+/// A failure and its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LastError {
+    /// When.
+    pub at: At,
+    /// What, without secrets.
+    pub message: String,
+}
+
+/// `/api/sync/dead-letters`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeadLetters {
+    /// How many there are.
+    pub total: u64,
+    /// The oldest of them.
+    pub letters: Vec<DeadLetter>,
+}
+
+/// A document that is not equal yet, because the target refused it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeadLetter {
+    /// What retry and discard take.
+    pub id: String,
+    /// `database.collection`.
+    pub namespace: String,
+    /// The document's `_id` as Extended JSON.
+    pub key: serde_json::Value,
+    /// What the target said.
+    pub reason: String,
+    /// Tries so far.
+    pub attempts: u32,
+    /// Since when.
+    pub since: At,
+}
+
+/// What an order on dead letters did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Affected {
+    /// Letters.
+    pub affected: u64,
+}
+
+/// What clearing the queue did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cleared {
+    /// Entries given up.
+    pub cleared: u64,
+    /// Namespaces that are dirty now because of it.
+    pub dirty: Vec<String>,
+}

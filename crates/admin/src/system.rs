@@ -1,0 +1,108 @@
+//! The running program as the admin port sees it: plain data out, a few orders in.
+
+use std::future::Future;
+
+use crate::shapes::{Affected, Cleared, Connections, DeadLetters, Health, Queue, Report, Stats, Worker};
+
+/// The running program. Implemented once, by the wiring; `async fn` fits every method that returns a future.
+///
+/// Reads may be dropped half-way (the client hung up, the request timed out). Orders are run to their end in
+/// any case; an order that takes longer than the request's time answers 503 and goes on.
+pub trait System: Send + Sync + 'static {
+    /// Names of the parts that have not released their latch yet ("proxy", "log"). The target is none of them.
+    fn not_ready(&self) -> Vec<&'static str>;
+
+    /// Called before each scrape, to bring gauges up to date. Must not block.
+    fn before_scrape(&self);
+
+    /// The effective configuration, secrets masked.
+    fn config(&self) -> serde_json::Value;
+
+    /// Is everything well: `/api/sync/health`.
+    fn health(&self) -> impl Future<Output = Health> + Send;
+
+    /// Everything an operator wants to know at once: `/api/sync/report`.
+    fn report(&self) -> impl Future<Output = Report> + Send;
+
+    /// Figures since the start or the last reset: `/api/sync/metrics`.
+    fn stats(&self) -> impl Future<Output = Stats> + Send;
+
+    /// The log as a queue: `/api/sync/queue`.
+    fn queue(&self) -> impl Future<Output = Queue> + Send;
+
+    /// The replicator: `/api/sync/worker`.
+    fn worker(&self) -> impl Future<Output = Worker> + Send;
+
+    /// Both databases: `/api/sync/connections`.
+    fn connections(&self) -> impl Future<Output = Connections> + Send;
+
+    /// The oldest dead letters, at most `limit` of them.
+    fn dead_letters(&self, limit: usize) -> impl Future<Output = DeadLetters> + Send;
+
+    /// Starts, stops, pauses or resumes the replicator; answers with its new state.
+    fn control(&self, action: Action) -> impl Future<Output = Result<Worker, Refusal>> + Send;
+
+    /// Gives up everything that waits in the log; what it touched becomes dirty.
+    fn clear_queue(&self) -> impl Future<Output = Result<Cleared, Refusal>> + Send;
+
+    /// Starts the figures of [`System::stats`] anew. Prometheus counters go on.
+    fn reset_stats(&self) -> impl Future<Output = Stats> + Send;
+
+    /// Converges dead letters again.
+    fn retry(&self, letters: Letters) -> impl Future<Output = Result<Affected, Refusal>> + Send;
+
+    /// Gives dead letters up; their namespaces become dirty.
+    fn discard(&self, letters: Letters) -> impl Future<Output = Result<Affected, Refusal>> + Send;
+}
+
+/// An order to the replicator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Opens the target and goes on after a stop.
+    Start,
+    /// Finishes the batch and closes the target.
+    Stop,
+    /// Finishes the batch and keeps the connections.
+    Pause,
+    /// Goes on after a pause.
+    Resume,
+}
+
+/// Which dead letters an order means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Letters {
+    /// All that there are now.
+    All,
+    /// Those with these ids.
+    Ids(Vec<String>),
+}
+
+/// Why an order was not carried out. Shown to the operator as it is: no secrets in here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The order does not fit the present state: 409.
+    #[error("{message}")]
+    WrongState {
+        /// The state, as a sentence: "the worker is not paused".
+        message: String,
+        /// What to do instead.
+        action: String,
+    },
+    /// What the order names does not exist: 404.
+    #[error("{message}")]
+    Unknown {
+        /// What is missing: "no dead letter 17".
+        message: String,
+        /// Where to look.
+        action: String,
+    },
+    /// It was tried and failed: 500.
+    #[error("{message}")]
+    Failed {
+        /// What failed and why.
+        message: String,
+        /// How to mend it.
+        action: String,
+    },
+}

@@ -1,0 +1,130 @@
+//! What all sessions share: the rules, the writes in flight, open transactions, what was missed.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use record::{Namespace, Target};
+
+use crate::contention::{Table, Ticket};
+use crate::counters::{Counters, Counting};
+use crate::cursors::Cursors;
+use crate::transactions::Transactions;
+use crate::{Config, Orphan, Session};
+
+/// Watches the writes of all sessions of a process.
+pub struct Capture {
+    pub(crate) config: Config,
+    pub(crate) table: Arc<Table>,
+    pub(crate) transactions: Transactions,
+    pub(crate) cursors: Cursors,
+    pub(crate) counting: Counting,
+    missed: Mutex<Missing>,
+}
+
+/// Writes that left no trace in the log: only a full comparison makes these namespaces good.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// Not even the namespace is known, or there were too many.
+    pub everything: bool,
+    /// Namespaces; one without a collection is a whole database.
+    pub namespaces: Vec<Namespace>,
+}
+
+impl Missed {
+    /// Whether nothing was missed.
+    pub fn is_empty(&self) -> bool {
+        !self.everything && self.namespaces.is_empty()
+    }
+}
+
+#[derive(Default)]
+struct Missing {
+    everything: bool,
+    namespaces: BTreeSet<Namespace>,
+}
+
+impl Capture {
+    /// Starts with nothing in flight.
+    pub fn new(config: Config) -> Arc<Capture> {
+        Arc::new(Capture {
+            table: Arc::new(Table::new(config.keys_in_flight_max)),
+            transactions: Transactions::new(&config),
+            cursors: Cursors::new(config.cursors_max),
+            counting: Counting::new(config.command_names_max),
+            missed: Mutex::default(),
+            config,
+        })
+    }
+
+    /// Watches one client. `via` is our end of its connection to mongod, as `ip:port`: marks carry it.
+    pub fn session(self: &Arc<Self>, via: String) -> Session {
+        Session::new(Arc::clone(self), via)
+    }
+
+    /// Counts a write whose outcome is not known as in flight until the ticket is dropped: an orphan of an earlier
+    /// run.
+    pub fn enter(&self, targets: &[Target]) -> Ticket {
+        self.table.enter(targets)
+    }
+
+    /// Says that a write to `ns` could not be recorded. Without a collection: to any of the database.
+    pub fn missed(&self, ns: &Namespace) {
+        self.counting.missed.add();
+        let mut missed = self.missing();
+        missed.namespaces.insert(ns.clone());
+        if missed.namespaces.len() > self.config.missed_max {
+            missed.everything = true;
+            missed.namespaces.clear();
+        }
+    }
+
+    /// Says that a write to a namespace that nobody knows could not be recorded.
+    pub fn missed_everything(&self) {
+        self.counting.missed.add();
+        self.missing().everything = true;
+    }
+
+    /// What was missed since the last call; who takes it makes it dirty.
+    pub fn take_missed(&self) -> Missed {
+        let missing = std::mem::take(&mut *self.missing());
+        Missed { everything: missing.everything, namespaces: missing.namespaces.into_iter().collect() }
+    }
+
+    /// The writes of transactions that nobody has added to or ended for `Config::transaction_ms_max` before
+    /// `now_ms` (milliseconds since 1970, the clock of `Write::mark` and `Write::outcome`).
+    ///
+    /// To be called every few seconds: they contend with others, and hold the log back, until somebody does.
+    pub fn abandoned(&self, now_ms: u64) -> Vec<Orphan> {
+        let given_up = self.transactions.abandoned(now_ms);
+        given_up.into_iter().flat_map(|writes| self.orphans(writes)).collect()
+    }
+
+    /// Totals since the start.
+    pub fn counters(&self) -> Counters {
+        self.counting.read()
+    }
+
+    fn missing(&self) -> MutexGuard<'_, Missing> {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_missed_namespaces_are_everything() {
+        let capture = Capture::new(Config { missed_max: 2, ..Config::default() });
+        for ns in ["a.b", "a.c", "a.b"] {
+            capture.missed(&Namespace::parse(ns));
+        }
+        let expected = vec![Namespace::parse("a.b"), Namespace::parse("a.c")];
+        assert_eq!(capture.take_missed(), Missed { everything: false, namespaces: expected });
+        assert!(capture.take_missed().is_empty());
+        for ns in ["a.b", "a.c", "a.d"] {
+            capture.missed(&Namespace::parse(ns));
+        }
+        assert_eq!(capture.take_missed(), Missed { everything: true, namespaces: Vec::new() });
+    }
+}

@@ -1,0 +1,329 @@
+//! What a reply says that a write did (`wire-facts.md` section 5).
+//!
+//! Two facts rule here: `n: 0` does not mean that nothing changed, and `ok: 0` does not mean that nothing was
+//! applied. Whatever a reply leaves open is in doubt; only what it rules out is left away.
+
+use std::collections::HashMap;
+
+use bson::raw::{RawBsonRef, RawDocument};
+use record::{Doubt, Effect, Key, Namespace, Op, Target, Touch};
+
+use crate::commands::End;
+use crate::counters::Kind;
+use crate::read::{array, count, document, field, flag, integer};
+use crate::statement::{FindAndModify, Statement, key};
+
+/// What a write is, as far as its reply matters.
+pub(crate) enum Job {
+    /// `insert`, `update`, `delete`.
+    Batch(Batch),
+    /// `findAndModify`.
+    FindAndModify { ns: Namespace, find: FindAndModify },
+    /// Followed by namespace; the cursor of an aggregate may do the writing later.
+    Coarse { targets: Vec<Target>, is_aggregate: bool },
+    /// It may have written anywhere: we could not read it.
+    Anywhere,
+    /// Ends a transaction.
+    End(End),
+}
+
+/// The statements of one command.
+pub(crate) struct Batch {
+    pub(crate) kind: Kind,
+    pub(crate) ns: Namespace,
+    pub(crate) statements: Vec<Statement>,
+    pub(crate) ordered: bool,
+}
+
+/// What took effect, or may have. No effects: the write did nothing.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Verdict {
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) doubt: Option<Doubt>,
+}
+
+impl Job {
+    /// The verdict over the reply's body.
+    pub(crate) fn judge(&self, body: &RawDocument) -> Verdict {
+        if !flag(body, "ok") {
+            return if self.was_refused(body) { Verdict::default() } else { self.all(Doubt::CommandFailed) };
+        }
+        let mut verdict = match self {
+            Job::Batch(batch) => match batch.kind {
+                Kind::Insert => batch.inserted(body),
+                Kind::Update => batch.updated(body),
+                _ => batch.deleted(body),
+            },
+            Job::FindAndModify { ns, find } => found_and_modified(ns, find, body),
+            Job::Coarse { .. } => self.all(Doubt::Coarse),
+            Job::Anywhere | Job::End(_) => Verdict::default(),
+        };
+        //= retriedStmtIds, and retriedStmtId of findAndModify: answered before (wire-facts.md section 6)
+        let retried = array(body, "retriedStmtIds").is_some_and(|ids| !ids.is_empty())
+            || field(body, "retriedStmtId").is_some();
+        if retried && !verdict.effects.is_empty() {
+            verdict.doubt = Some(Doubt::Retried); // D18
+        }
+        verdict
+    }
+
+    /// All that the request may have touched.
+    pub(crate) fn all(&self, doubt: Doubt) -> Verdict {
+        let effect = |target, op| Effect { target, op, n: 0, modified: 0 };
+        let effects = match self {
+            Job::Batch(batch) => {
+                let target = |statement: &Statement| Target::new(batch.ns.clone(), statement.widest());
+                batch.statements.iter().map(|each| effect(target(each), each.op.clone())).collect()
+            }
+            Job::FindAndModify { ns, find } => {
+                let target = Target::new(ns.clone(), find.statement.widest());
+                vec![effect(target, find.statement.op.clone())]
+            }
+            Job::Coarse { targets, .. } => {
+                targets.iter().map(|target| effect(target.clone(), None)).collect()
+            }
+            Job::Anywhere | Job::End(_) => Vec::new(),
+        };
+        Verdict { effects, doubt: Some(doubt) }
+    }
+
+    /// All that the request may touch, as its mark says.
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        match self {
+            Job::Batch(batch) => {
+                let target = |each: &Statement| Target::new(batch.ns.clone(), each.widest());
+                batch.statements.iter().map(target).collect()
+            }
+            Job::FindAndModify { ns, find } => vec![Target::new(ns.clone(), find.statement.widest())],
+            Job::Coarse { targets, .. } => targets.clone(),
+            Job::Anywhere | Job::End(_) => Vec::new(),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Job::Batch(batch) => batch.kind,
+            Job::FindAndModify { .. } => Kind::FindAndModify,
+            Job::Coarse { .. } | Job::Anywhere | Job::End(_) => Kind::Coarse,
+        }
+    }
+
+    /// Whether `w: 0` made this reply say nothing: `{n: 0, ok: 1}`, whatever a batch did (`wire-facts.md` section 3).
+    /// Others are answered as ever (`findAndModify`: seen on 6.0.5).
+    pub(crate) fn is_silenced_by_w0(&self, body: &RawDocument) -> bool {
+        matches!(self, Job::Batch(_)) && flag(body, "ok")
+    }
+
+    /// Whether this `ok: 0` says that nothing was applied (`wire-facts.md` 5.3).
+    pub(crate) fn was_refused(&self, body: &RawDocument) -> bool {
+        let Some(code) = integer(body, "code") else { return false };
+        let of_statements = BEFORE_STATEMENTS.contains(&code) || (40_400..40_500).contains(&code);
+        match self {
+            //= findAndModify, any ok:0: a single document, atomic
+            Job::FindAndModify { .. } => true,
+            Job::Batch(batch) => {
+                let lone = batch.statements.len() == 1 && batch.statements.iter().all(|each| !each.many);
+                BEFORE_ANYTHING.contains(&code) || of_statements || lone && AT_ENTRY.contains(&code)
+            }
+            Job::Coarse { is_aggregate, .. } => {
+                BEFORE_ANYTHING.contains(&code) || !is_aggregate && ABSENT.contains(&code)
+            }
+            Job::Anywhere | Job::End(_) => BEFORE_ANYTHING.contains(&code),
+        }
+    }
+}
+
+impl Batch {
+    fn inserted(&self, body: &RawDocument) -> Verdict {
+        let ran = self.ran(body);
+        let effects: Vec<Effect> =
+            ran.done.iter().map(|at| self.effect(*at, self.touch(*at), 1, 0)).collect();
+        let told = usize::try_from(count(body, "n")) == Ok(effects.len());
+        let doubt = if told { None } else { Some(Doubt::PartOfBatch) };
+        self.verdict(effects, doubt, &ran)
+    }
+
+    fn updated(&self, body: &RawDocument) -> Verdict {
+        let ran = self.ran(body);
+        let named = upserted(body);
+        let (inserted, rest): (Vec<usize>, Vec<usize>) =
+            ran.done.iter().copied().partition(|at| named.contains_key(at));
+
+        let mut effects = Vec::new();
+        let mut doubt = None;
+        let matched = count(body, "n").saturating_sub(u32::try_from(named.len()).unwrap_or(u32::MAX));
+        let modified = count(body, "nModified");
+        // Statement by statement again, so that the effects stay in order.
+        let rest = Counted::of(&rest, &self.statements, matched, modified, modified);
+        for at in &ran.done {
+            if inserted.binary_search(at).is_ok() {
+                let (effect, why) = self.upsert(*at, named.get(at).cloned().flatten());
+                effects.push(effect);
+                doubt = doubt.or(why);
+            } else if let Some((n, modified)) = rest.counts() {
+                effects.push(self.effect(*at, self.touch(*at), n, modified));
+            }
+        }
+        self.verdict(effects, rest.doubt().or(doubt), &ran)
+    }
+
+    fn deleted(&self, body: &RawDocument) -> Verdict {
+        let ran = self.ran(body);
+        let deleted = count(body, "n");
+        let counted = Counted::of(&ran.done, &self.statements, deleted, 0, deleted);
+        let effects = match counted.counts() {
+            Some((n, _)) => ran.done.iter().map(|at| self.effect(*at, self.touch(*at), n, 0)).collect(),
+            None => Vec::new(),
+        };
+        self.verdict(effects, counted.doubt(), &ran)
+    }
+
+    /// An upsert that inserted, by the name that the reply gave.
+    fn upsert(&self, at: usize, id: Option<Key>) -> (Effect, Option<Doubt>) {
+        match (self.statements[at].is_keyed(), id) {
+            (true, _) => (self.effect(at, self.touch(at), 1, 0), None),
+            (false, Some(id)) => {
+                let target = Target::new(self.ns.clone(), Touch::Key(id));
+                (Effect { target, op: None, n: 1, modified: 0 }, Some(Doubt::Predicate))
+            }
+            // Named by what is no key: an array, say.
+            (false, None) => (self.effect(at, Touch::Namespace, 1, 0), Some(Doubt::Predicate)),
+        }
+    }
+
+    /// Which statements ran, from the reply's `writeErrors`.
+    fn ran(&self, body: &RawDocument) -> Ran {
+        let mut failed = vec![false; self.statements.len()];
+        let errors = array(body, "writeErrors").into_iter().flatten();
+        for error in errors.flatten().filter_map(RawBsonRef::as_document) {
+            let at = integer(error, "index").and_then(|index| usize::try_from(index).ok());
+            if let Some(failed) = at.and_then(|at| failed.get_mut(at)) {
+                *failed = true;
+            }
+        }
+        let first = failed.iter().position(|failed| *failed).unwrap_or(failed.len());
+        //= ordered: operations after the first failure are not run (wire-facts.md 5.2)
+        let end = if self.ordered { (first + 1).min(failed.len()) } else { failed.len() };
+        let (failed, done) = (0..end).partition(|at| failed[*at]);
+        Ran { done, failed }
+    }
+
+    fn verdict(&self, mut effects: Vec<Effect>, mut doubt: Option<Doubt>, ran: &Ran) -> Verdict {
+        //= one multi statement failing midway: n:0, and the documents visited before are changed (wire-facts.md 5.2)
+        for at in ran.failed.iter().filter(|at| self.statements[**at].many) {
+            effects.push(self.effect(*at, self.statements[*at].widest(), 0, 0));
+            doubt = Some(Doubt::MultiFailed);
+        }
+        let of_statements = || ran.done.iter().find_map(|at| self.statements[*at].doubt);
+        let doubt = if effects.is_empty() { None } else { doubt.or_else(of_statements) };
+        Verdict { effects, doubt }
+    }
+
+    fn touch(&self, at: usize) -> Touch {
+        self.statements[at].touch.clone()
+    }
+
+    fn effect(&self, at: usize, touch: Touch, n: u32, modified: u32) -> Effect {
+        let op = self.statements[at].op.clone();
+        Effect { target: Target::new(self.ns.clone(), touch), op, n, modified }
+    }
+}
+
+/// Indices of the statements that ran, in order; those behind an ordered batch's failure are in neither.
+struct Ran {
+    done: Vec<usize>,
+    failed: Vec<usize>,
+}
+
+/// How a reply's totals fall on the statements that they sum up.
+enum Counted {
+    /// None of them had an effect.
+    Nothing,
+    /// Each of them has these counts: matched or deleted, modified.
+    Each(u32, u32),
+    /// Some had an effect.
+    Some,
+}
+
+impl Counted {
+    /// `effective`: the total that says how many documents changed.
+    fn of(done: &[usize], statements: &[Statement], n: u32, modified: u32, effective: u32) -> Counted {
+        let all = u32::try_from(done.len()).unwrap_or(u32::MAX);
+        let one_each = done.iter().all(|at| !statements[*at].many);
+        match all {
+            _ if effective == 0 => Counted::Nothing,
+            1 => Counted::Each(n, modified),
+            all if one_each && effective == all && n == all => Counted::Each(1, modified.min(1)),
+            _ => Counted::Some,
+        }
+    }
+
+    fn counts(&self) -> Option<(u32, u32)> {
+        match self {
+            Counted::Nothing => None,
+            Counted::Each(n, modified) => Some((*n, *modified)),
+            Counted::Some => Some((0, 0)),
+        }
+    }
+
+    fn doubt(&self) -> Option<Doubt> {
+        matches!(self, Counted::Some).then_some(Doubt::PartOfBatch)
+    }
+}
+
+/// `upserted: [{index, _id}]`. An `_id` that is no key is there, without a key.
+fn upserted(body: &RawDocument) -> HashMap<usize, Option<Key>> {
+    let list = array(body, "upserted").into_iter().flatten();
+    let list = list.flatten().filter_map(RawBsonRef::as_document);
+    list.filter_map(|each| {
+        let at = usize::try_from(integer(each, "index")?).ok()?;
+        Some((at, field(each, "_id").and_then(key)))
+    })
+    .collect()
+}
+
+fn found_and_modified(ns: &Namespace, find: &FindAndModify, body: &RawDocument) -> Verdict {
+    let statement = &find.statement;
+    let verdict = |touch, op: Option<Op>, modified, doubt| {
+        let target = Target::new(ns.clone(), touch);
+        Verdict { effects: vec![Effect { target, op, n: 1, modified }], doubt }
+    };
+    let Some(last) = document(body, "lastErrorObject") else {
+        return verdict(statement.widest(), statement.op.clone(), 0, Some(Doubt::CommandFailed));
+    };
+    if count(last, "n") == 0 {
+        return Verdict::default();
+    }
+    let modified = u32::from(!find.removes);
+    if let Some(id) = field(last, "upserted") {
+        return match (statement.is_keyed(), key(id)) {
+            (true, _) => verdict(statement.touch.clone(), statement.op.clone(), 0, statement.doubt),
+            (false, Some(id)) => verdict(Touch::Key(id), None, 0, Some(Doubt::Predicate)),
+            (false, None) => verdict(Touch::Namespace, None, 0, Some(Doubt::Predicate)),
+        };
+    }
+    if statement.is_keyed() {
+        return verdict(statement.touch.clone(), statement.op.clone(), modified, statement.doubt);
+    }
+    let value = field(body, "value").and_then(RawBsonRef::as_document).filter(|_| !find.hides_id);
+    match value.and_then(|value| key(field(value, "_id")?)) {
+        Some(id) => {
+            let (op, doubt) = find.on(&id);
+            verdict(Touch::Key(id), op, modified, doubt)
+        }
+        None => verdict(statement.touch.clone(), statement.op.clone(), modified, Some(Doubt::HiddenId)),
+    }
+}
+
+/// Checked before anything runs, whatever the command (`wire-facts.md` 5.3): unauthorized, authentication failed,
+/// illegal operation, no such cursor, no such command, older or no such transaction, not in a transaction, not in
+/// this API version, not in OP_QUERY, overload, body too large, field missing or unknown, no `$db`, `txnNumber` where
+/// none may be, a namespace that transactions may not touch.
+const BEFORE_ANYTHING: &[i64] =
+    &[13, 18, 20, 43, 59, 225, 251, 263, 323, 352, 462, 10_334, 40_414, 40_415, 40_571, 50_768, 50_791];
+/// Checked before a batch runs; in the middle of one they come as `writeErrors`. A `$merge` fails midway with them.
+const BEFORE_STATEMENTS: &[i64] = &[2, 9, 14, 16, 72, 73, 117, 166, 40_587];
+/// A collection that a command over collections needs is not there, or is there already.
+const ABSENT: &[i64] = &[26, 48];
+/// Write conflict, and not primary at entry: nothing, for one statement over one document.
+const AT_ENTRY: &[i64] = &[112, 10_107, 13_435, 13_436];

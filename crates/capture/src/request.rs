@@ -1,0 +1,235 @@
+//! A client's requests: which are to be captured, and what they may touch.
+
+use std::sync::Arc;
+
+use bson::raw::{RawBsonRef, RawDocument};
+use record::{Namespace, Target};
+use wire::{FRAME_BYTES_MAX, Flags, Header, OpCode, OpMsg};
+
+use crate::coarse::{self, Place};
+use crate::commands::{Command, End};
+use crate::counters::Kind;
+use crate::outcome::{Batch, Job};
+use crate::read::{array, document, field, integer, number, text};
+use crate::statement::{FindAndModify, Statement, Variables};
+use crate::transactions::TransactionId;
+use crate::write::{Answer, Write};
+use crate::{Capture, insert};
+
+/// How a request is forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// As it comes, unseen.
+    Pass,
+    /// As it comes, but its last byte waits for [`Session::request`] and the mark.
+    Watch,
+    /// Nothing of it leaves before [`Session::request`] has seen it whole: it may be changed.
+    Hold,
+}
+
+/// Watches the requests of one client.
+pub struct Session {
+    capture: Arc<Capture>,
+    via: String,
+}
+
+impl Session {
+    pub(crate) fn new(capture: Arc<Capture>, via: String) -> Session {
+        Session { capture, via }
+    }
+
+    /// How a request with this command (the first key of its body) is forwarded.
+    pub fn classify(&self, command: &str) -> Class {
+        match Command::named(command) {
+            Command::Insert => Class::Hold,
+            Command::Reads => Class::Pass,
+            Command::GetMore if !self.capture.cursors.any() => Class::Pass,
+            _ => Class::Watch,
+        }
+    }
+
+    /// Looks at a whole request frame. `None`: there is nothing to capture. The write is in flight from here on.
+    pub fn request(&self, frame: &[u8]) -> Option<Write> {
+        let header = Header::of(frame).ok()?;
+        let Ok(message) = OpMsg::parse(frame) else {
+            // Nothing a server takes, by the protocol; should it take it, its reply will say so.
+            return (header.opcode == OpCode::Msg)
+                .then(|| self.write(&header, flags(frame), None, Job::Anywhere));
+        };
+        let body = message.body();
+        let (name, value) = body.iter().next()?.ok()?;
+        let db = text(body, "$db")?; //= `$db` missing: 40571 (wire-facts.md 1.2)
+        let mut replacement = None;
+        let job = match Command::named(name.as_str()) {
+            Command::Reads => return None,
+            Command::NotReplicated => {
+                if self.captures_some_of(db) {
+                    self.capture.counting.not_replicated.add(name.as_str());
+                }
+                return None;
+            }
+            Command::Unknown => {
+                if self.captures_some_of(db) {
+                    self.capture.counting.unknown.add(name.as_str());
+                }
+                self.coarse([Place::named(db, "")], false)?
+            }
+            Command::End(end) => self.end(body, end)?,
+            Command::GetMore => {
+                let target = self.capture.cursors.target(number(value)?)?;
+                Job::Coarse { targets: vec![target], is_aggregate: false }
+            }
+            Command::Aggregate => self.coarse([coarse::aggregate(db, body)?], true)?,
+            Command::Coarse(command) => match coarse::places(command, db, &message) {
+                Some(places) => self.coarse(places, false)?,
+                None => Job::Anywhere,
+            },
+            Command::FindAndModify => {
+                let ns = self.captured(db, value.as_str()?)?;
+                let find = FindAndModify::read(body, &Variables::of(body))?;
+                Job::FindAndModify { ns, find }
+            }
+            command @ (Command::Insert | Command::Update | Command::Delete) => {
+                let ns = self.captured(db, value.as_str()?)?;
+                if command == Command::Insert {
+                    replacement = insert::with_ids(frame, &message);
+                }
+                let changed = replacement.as_deref().and_then(|frame| OpMsg::parse(frame).ok());
+                Job::Batch(batch(command, ns, changed.as_ref().unwrap_or(&message)))
+            }
+        };
+        Some(Write { replacement, ..self.write(&header, message.flags, Some(body), job) })
+    }
+
+    /// Looks at the first bytes of a request that is too large to hold and goes on unseen: its namespace is all that
+    /// is known of it, if the whole body is among them. `None` when there is nothing to capture.
+    pub fn unscanned(&self, head: &[u8]) -> Option<Write> {
+        let header = Header::parse(head, FRAME_BYTES_MAX).ok()??;
+        let body = head.get(BODY_AT..).and_then(|rest| {
+            let length = i32::from_le_bytes(*rest.first_chunk::<4>()?);
+            RawDocument::from_bytes(rest.get(..usize::try_from(length).ok()?)?).ok()
+        });
+        let body = body.filter(|_| head.get(BODY_AT - 1) == Some(&0));
+        let place = body.and_then(|body| {
+            let (name, value) = body.iter().next()?.ok()?;
+            let coll = match Command::named(name.as_str()) {
+                Command::Insert | Command::Update | Command::Delete => value.as_str()?,
+                _ => "",
+            };
+            Some(Place::named(text(body, "$db")?, coll))
+        });
+        let job = match place {
+            Some(place) => self.coarse([place], false)?,
+            None => Job::Anywhere,
+        };
+        Some(self.write(&header, flags(head), body, job))
+    }
+
+    /// The collection, when it is captured.
+    fn captured(&self, db: &str, coll: &str) -> Option<Namespace> {
+        if self.capture.config.captures(db, coll) {
+            return Some(Namespace::new(db, coll));
+        }
+        self.capture.counting.excluded.add();
+        None
+    }
+
+    /// Whether a command in this database, or in `admin`, is worth counting.
+    fn captures_some_of(&self, db: &str) -> bool {
+        db == "admin" || self.capture.config.captures_some_of(db)
+    }
+
+    /// A job that is followed by these places, as far as they are captured.
+    fn coarse(&self, places: impl IntoIterator<Item = Place>, is_aggregate: bool) -> Option<Job> {
+        let config = &self.capture.config;
+        let captured = |place: &Place| match place {
+            Place::Collection(ns) => config.captures(ns.db(), ns.coll()),
+            Place::Database(ns) => config.captures_some_of(ns.db()),
+        };
+        let targets: Vec<Target> = places.into_iter().filter(captured).map(Place::target).collect();
+        if targets.is_empty() {
+            self.capture.counting.excluded.add();
+            return None;
+        }
+        Some(Job::Coarse { targets, is_aggregate })
+    }
+
+    /// A commit or an abort; of interest when the transaction has captured writes.
+    fn end(&self, body: &RawDocument, end: End) -> Option<Job> {
+        self.capture.transactions.knows(&transaction(body)?).then_some(Job::End(end))
+    }
+
+    fn write(&self, header: &Header, flags: Flags, body: Option<&RawDocument>, job: Job) -> Write {
+        let concern = body.and_then(|body| document(body, "writeConcern"));
+        let w = concern.and_then(|concern| field(concern, "w"));
+        let journaled = concern.is_some_and(|concern| crate::read::flag(concern, "j"));
+        let answer = if flags.more_to_come() {
+            Answer::NoReply
+        } else if w.and_then(number) == Some(0) {
+            Answer::Nothing
+        } else {
+            Answer::Outcome
+        };
+        Write {
+            ticket: self.capture.table.enter(&job.targets()),
+            capture: Arc::clone(&self.capture),
+            via: self.via.clone(),
+            request_id: header.request_id,
+            replacement: None,
+            answer,
+            waits_for_durable: journaled || w.and_then(RawBsonRef::as_str) == Some("majority"),
+            transaction: body.and_then(transaction),
+            in_transaction: body.is_some_and(is_in_transaction),
+            job,
+            mark: None,
+            marked_ms: 0,
+        }
+    }
+}
+
+fn batch(command: Command, ns: Namespace, message: &OpMsg<'_>) -> Batch {
+    let body = message.body();
+    let variables = Variables::of(body);
+    let (kind, statements) = match command {
+        Command::Insert => (Kind::Insert, statements(message, "documents", Statement::insert)),
+        Command::Update => {
+            (Kind::Update, statements(message, "updates", |entry| Statement::update(entry, &variables)))
+        }
+        _ => (Kind::Delete, statements(message, "deletes", |entry| Statement::delete(entry, &variables))),
+    };
+    let ordered = field(body, "ordered").and_then(number) != Some(0);
+    Batch { kind, ns, statements, ordered }
+}
+
+/// The statements of a batch, from its body or its sequences.
+fn statements<'a>(
+    message: &OpMsg<'a>,
+    name: &str,
+    read: impl Fn(&'a RawDocument) -> Statement,
+) -> Vec<Statement> {
+    let in_body = array(message.body(), name).into_iter().flatten();
+    let in_body = in_body.map(|value| value.ok().and_then(RawBsonRef::as_document));
+    let sequences = message.sequences().filter(|sequence| sequence.identifier == name);
+    let in_sequences = sequences.flat_map(|sequence| sequence.documents().map(Some));
+    in_body.chain(in_sequences).map(|doc| doc.map_or_else(Statement::unreadable, &read)).collect()
+}
+
+/// Session and number of a transaction or a retryable write (`wire-facts.md` sections 6 and 7).
+fn transaction(body: &RawDocument) -> Option<TransactionId> {
+    let session = document(body, "lsid").and_then(|lsid| field(lsid, "id"))?.as_binary()?.bytes.to_vec();
+    Some(TransactionId { session, number: integer(body, "txnNumber")? })
+}
+
+fn is_in_transaction(body: &RawDocument) -> bool {
+    field(body, "autocommit").and_then(number) == Some(0)
+}
+
+/// The flag bits of an OP_MSG, of which the rest may be unreadable.
+fn flags(frame: &[u8]) -> Flags {
+    let bits = frame.get(FLAGS_AT..).and_then(|rest| rest.first_chunk::<4>());
+    Flags(bits.map_or(0, |bits| u32::from_le_bytes(*bits)))
+}
+
+const FLAGS_AT: usize = wire::HEADER_BYTES;
+/// Where the body's document starts, when it is the first section.
+const BODY_AT: usize = FLAGS_AT + 4 + 1;

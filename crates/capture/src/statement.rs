@@ -1,0 +1,357 @@
+//! One statement of a write command: what it touches, whether it can be sent again, and what is in doubt about it
+//! before any reply (`wire-facts.md` sections 4 and 9).
+//!
+//! - *keyed*: the filter pins `_id` by equality; anything else, another unique index included, is a predicate
+//! - a predicate that is not a pure function of the document is a touch of its namespace
+//!
+//! Not here: replies (`outcome.rs`).
+
+use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::spec::ElementType;
+use bson::{Timestamp, cstr};
+use record::{Doubt, Key, Op, Predicate, Raw, Touch};
+
+use crate::purity::{self, Found};
+use crate::read::{array, document, field, first_name, flag, integer, is_shallow};
+
+/// A statement as the request has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Statement {
+    /// What it touches.
+    pub(crate) touch: Touch,
+    /// Upsert without a pinned `_id`: what it inserts need not match its own filter, only the reply names it.
+    pub(crate) unnamed_upsert: bool,
+    /// May change many documents: when it fails, some of them may have changed.
+    pub(crate) many: bool,
+    /// To send it again.
+    pub(crate) op: Option<Op>,
+    /// Why its effect does not follow from the statement.
+    pub(crate) doubt: Option<Doubt>,
+}
+
+impl Statement {
+    /// What it may have touched if its reply says nothing.
+    pub(crate) fn widest(&self) -> Touch {
+        if self.unnamed_upsert { Touch::Namespace } else { self.touch.clone() }
+    }
+
+    pub(crate) fn is_keyed(&self) -> bool {
+        matches!(self.touch, Touch::Key(_))
+    }
+
+    /// A statement that we cannot read. The server will refuse it, or knows more than we do.
+    pub(crate) fn unreadable() -> Statement {
+        Statement {
+            touch: Touch::Namespace,
+            unnamed_upsert: false,
+            many: true,
+            op: None,
+            doubt: Some(Doubt::Coarse),
+        }
+    }
+
+    /// An inserted document.
+    pub(crate) fn insert(doc: &RawDocument) -> Statement {
+        let Some(key) = field(doc, "_id").and_then(key) else {
+            return Statement { many: false, ..Statement::unreadable() };
+        };
+        Statement {
+            touch: Touch::Key(key),
+            unnamed_upsert: false,
+            many: false,
+            op: Some(Op::Insert(doc.to_owned())),
+            doubt: has_zero_timestamp(doc).then_some(Doubt::NonDeterministic),
+        }
+    }
+
+    /// An element of `updates`.
+    pub(crate) fn update(entry: &RawDocument, variables: &Variables<'_>) -> Statement {
+        let (Some(query), Some(change)) = (document(entry, "q"), field(entry, "u")) else {
+            return Statement::unreadable();
+        };
+        let many = flag(entry, "multi");
+        Change { query, change, of: entry, constants: document(entry, "c") }.statement(many, variables).0
+    }
+
+    /// An element of `deletes`.
+    pub(crate) fn delete(entry: &RawDocument, variables: &Variables<'_>) -> Statement {
+        let (Some(query), Some(limit)) = (document(entry, "q"), integer(entry, "limit")) else {
+            return Statement::unreadable();
+        };
+        let collation = document(entry, "collation");
+        let selected = select(query, collation, variables);
+        let many = limit == 0 && !matches!(selected.touch, Touch::Key(_));
+        let mut op = RawDocumentBuf::new();
+        op.append(cstr!("q"), query);
+        op.append(cstr!("limit"), i32::from(limit != 0));
+        if let Some(collation) = collation {
+            op.append(cstr!("collation"), collation);
+        }
+        let of_server = server_chooses(&selected.touch, many);
+        Statement {
+            doubt: selected.doubt.or(collation.map(|_| Doubt::Context)).or(of_server),
+            touch: selected.touch,
+            unnamed_upsert: false,
+            many,
+            op: Some(Op::Delete(op)),
+        }
+    }
+}
+
+/// `findAndModify`: always one document, which its reply may name.
+#[derive(Debug, Clone)]
+pub(crate) struct FindAndModify {
+    pub(crate) statement: Statement,
+    pub(crate) removes: bool,
+    /// The reply's `_id` is not the document's, or absent: `fields` decides.
+    pub(crate) hides_id: bool,
+    /// The filter decides which element of an array is meant, so it stays when `_id` is known.
+    positional: bool,
+    /// Why the change itself is in doubt, whatever document it is applied to.
+    change_doubt: Option<Doubt>,
+}
+
+impl FindAndModify {
+    pub(crate) fn read(body: &RawDocument, variables: &Variables<'_>) -> Option<FindAndModify> {
+        let empty = RawDocumentBuf::new();
+        let query = document(body, "query").unwrap_or(&empty);
+        let removes = flag(body, "remove");
+        let (mut statement, change_doubt) = if removes {
+            let mut entry = RawDocumentBuf::new();
+            entry.append(cstr!("q"), query);
+            entry.append(cstr!("limit"), 1);
+            if let Some(collation) = document(body, "collation") {
+                entry.append(cstr!("collation"), collation);
+            }
+            let change_doubt = document(body, "collation").map(|_| Doubt::Context);
+            (Statement::delete(&entry, variables), change_doubt)
+        } else {
+            let change = field(body, "update")?;
+            Change { query, change, of: body, constants: None }.statement(false, variables)
+        };
+        if statement.doubt == Some(Doubt::Predicate) {
+            statement.doubt = None; // the reply may name the document
+        }
+        Some(FindAndModify {
+            removes,
+            hides_id: document(body, "fields").is_some_and(hides_id),
+            positional: document(body, "update").is_some_and(is_positional),
+            statement,
+            change_doubt,
+        })
+    }
+
+    /// The statement for the document that the reply named.
+    pub(crate) fn on(&self, key: &Key) -> (Option<Op>, Option<Doubt>) {
+        if self.removes {
+            let mut op = RawDocumentBuf::new();
+            op.append(cstr!("q"), key.filter());
+            op.append(cstr!("limit"), 1);
+            return (Some(Op::Delete(op)), self.change_doubt);
+        }
+        let Some(Op::Update(whole)) = &self.statement.op else { return (None, self.statement.doubt) };
+        let mut op = RawDocumentBuf::new();
+        for (name, value) in whole.iter().flatten() {
+            match (name.as_str(), value) {
+                ("q", RawBsonRef::Document(query)) if self.positional => {
+                    let both = [key.filter().to_owned(), query.to_owned()].into_iter().collect();
+                    let mut query = RawDocumentBuf::new();
+                    query.append(cstr!("$and"), RawBsonRef::Array(bson::raw::RawArrayBuf::as_ref(&both)));
+                    op.append(name, query);
+                }
+                ("q", _) => op.append(name, key.filter()),
+                ("upsert", _) => {} // it was there
+                _ => op.append(name, value),
+            }
+        }
+        (Some(Op::Update(op)), if self.positional { self.statement.doubt } else { self.change_doubt })
+    }
+}
+
+/// The variables that a command's statements may use.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Variables<'a> {
+    defined: Option<&'a RawDocument>,
+    impure: bool,
+}
+
+impl<'a> Variables<'a> {
+    /// Reads the command's `let`.
+    pub(crate) fn of(body: &'a RawDocument) -> Variables<'a> {
+        let defined = document(body, "let").filter(|doc| !doc.is_empty());
+        let impure = defined.is_some_and(|doc| purity::in_expression(RawBsonRef::Document(doc)).impure);
+        Variables { defined, impure }
+    }
+}
+
+/// An update, of `update` or of `findAndModify`: both name their options alike.
+struct Change<'a> {
+    query: &'a RawDocument,
+    change: RawBsonRef<'a>,
+    of: &'a RawDocument,
+    constants: Option<&'a RawDocument>,
+}
+
+impl Change<'_> {
+    /// The statement, and why the change itself is in doubt, whatever document it is applied to.
+    fn statement(&self, many: bool, variables: &Variables<'_>) -> (Statement, Option<Doubt>) {
+        let upsert = flag(self.of, "upsert");
+        let collation = document(self.of, "collation");
+        let filters = array(self.of, "arrayFilters");
+        let selected = select(self.query, collation, variables);
+        let keyed = matches!(selected.touch, Touch::Key(_));
+
+        let mut found = self.change_found();
+        for filter in filters.into_iter().flatten().flatten().filter_map(RawBsonRef::as_document) {
+            found = found.and(purity::in_filter(filter));
+        }
+        let constants = self.constants.filter(|doc| !doc.is_empty());
+        let impure_constants =
+            constants.is_some_and(|doc| purity::in_expression(RawBsonRef::Document(doc)).impure);
+        let used = found.variables && (variables.defined.is_some() || constants.is_some());
+        let change_doubt = if found.impure || used && (variables.impure || impure_constants) {
+            Some(Doubt::NonDeterministic)
+        } else if used || collation.is_some() {
+            Some(Doubt::Context)
+        } else {
+            None
+        };
+
+        let mut op = RawDocumentBuf::new();
+        op.append(cstr!("q"), self.query);
+        op.append(cstr!("u"), self.change);
+        if many {
+            op.append(cstr!("multi"), true);
+        }
+        if upsert {
+            op.append(cstr!("upsert"), true);
+        }
+        if let Some(collation) = collation {
+            op.append(cstr!("collation"), collation);
+        }
+        if let Some(filters) = filters {
+            op.append(cstr!("arrayFilters"), filters);
+        }
+        let many = many && !keyed;
+        let of_server = server_chooses(&selected.touch, many);
+        let statement = Statement {
+            doubt: worse(selected.doubt, change_doubt).or(of_server),
+            touch: selected.touch,
+            unnamed_upsert: upsert && !keyed,
+            many,
+            op: Some(Op::Update(op)),
+        };
+        (statement, change_doubt)
+    }
+
+    /// What does not follow from the document in `u`: a pipeline, operators, or a replacement.
+    fn change_found(&self) -> Found {
+        let change = match self.change {
+            RawBsonRef::Document(change) => change,
+            pipeline => return purity::in_expression(pipeline),
+        };
+        let mut found = Found::default();
+        if first_name(change).is_some_and(|name| name.starts_with('$')) {
+            for (name, value) in change.iter().flatten() {
+                found.impure |= name.as_str() == "$currentDate";
+                // $pull takes conditions; the values of other operators are literal.
+                if let ("$pull", RawBsonRef::Document(conditions)) = (name.as_str(), value) {
+                    found = found.and(purity::in_filter(conditions));
+                }
+            }
+        } else {
+            found.impure |= has_zero_timestamp(change);
+        }
+        found
+    }
+}
+
+struct Selected {
+    touch: Touch,
+    doubt: Option<Doubt>,
+}
+
+/// Which documents a filter selects.
+fn select(query: &RawDocument, collation: Option<&RawDocument>, variables: &Variables<'_>) -> Selected {
+    let found = purity::in_filter(query);
+    let used = variables.defined.filter(|_| found.variables);
+    let impure = found.impure || used.is_some() && variables.impure;
+    // A collation of its own may make a text key match others (D16).
+    let key = pinned_key(query).filter(|key| collation.is_none() || !key.has_text());
+    let touch = match key {
+        Some(key) => Touch::Key(key),
+        None if impure => Touch::Namespace, // D15
+        None => Touch::Predicate(Predicate {
+            filter: Raw(query.to_owned()),
+            collation: collation.map(|doc| Raw(doc.to_owned())),
+            variables: used.map(|doc| Raw(doc.to_owned())),
+        }),
+    };
+    let doubt = if impure { Some(Doubt::NonDeterministic) } else { used.map(|_| Doubt::Context) };
+    Selected { touch, doubt }
+}
+
+/// The `_id` that a filter demands: `{_id: value}` or `{_id: {$eq: value}}`, also beside other conditions.
+fn pinned_key(query: &RawDocument) -> Option<Key> {
+    let id = field(query, "_id")?;
+    let value = match id {
+        // Null also matches what is not null: a missing or, before 8.0, an undefined `_id`.
+        RawBsonRef::Null => return None,
+        RawBsonRef::Document(doc) if first_name(doc).is_some_and(|name| name.starts_with('$')) => {
+            field(doc, "$eq")?
+        }
+        value => value,
+    };
+    key(value).filter(|_| !matches!(value, RawBsonRef::Null))
+}
+
+/// The key with this `_id`, which anybody may have sent.
+pub(crate) fn key(id: RawBsonRef<'_>) -> Option<Key> {
+    if is_shallow(id) { Key::new(id) } else { None }
+}
+
+/// One document by a filter that does not name it: the server chooses which.
+fn server_chooses(touch: &Touch, many: bool) -> Option<Doubt> {
+    (!many && !matches!(touch, Touch::Key(_))).then_some(Doubt::Predicate)
+}
+
+/// Non-determinism says more than a context.
+fn worse(a: Option<Doubt>, b: Option<Doubt>) -> Option<Doubt> {
+    match (a, b) {
+        (Some(Doubt::NonDeterministic), _) | (_, None) => a,
+        _ => b,
+    }
+}
+
+/// Whether a top-level field but `_id` is `Timestamp(0, 0)`: the server replaces it in inserted documents and in
+/// replacements, but not where operators put it, also in an upsert (`wire-facts.md` 9.1; upserts seen on 6.0.5).
+fn has_zero_timestamp(doc: &RawDocument) -> bool {
+    doc.iter_elements().flatten().any(|element| {
+        element.element_type() == ElementType::Timestamp
+            && element.key().as_str() != "_id"
+            && matches!(element.value(), Ok(RawBsonRef::Timestamp(Timestamp { time: 0, increment: 0 })))
+    })
+}
+
+/// Whether `fields` keeps the document's `_id` from the reply. An expression makes up another one: with
+/// `{_id: "$other"}` or `{_id: {$literal: 7}}`, 6.0.5 answers with that as `value._id`.
+fn hides_id(fields: &RawDocument) -> bool {
+    match field(fields, "_id") {
+        None => false,
+        Some(RawBsonRef::Boolean(shown)) => !shown,
+        Some(value @ (RawBsonRef::Int32(_) | RawBsonRef::Int64(_))) => crate::read::number(value) == Some(0),
+        Some(RawBsonRef::Double(x)) => x == 0.0,
+        Some(_) => true,
+    }
+}
+
+/// Whether an operator addresses the array element that the filter matched: a path with a part `$`.
+fn is_positional(update: &RawDocument) -> bool {
+    let operands = update.iter().flatten().filter_map(|(_, value)| value.as_document());
+    operands
+        .flat_map(|fields| fields.iter_elements().flatten())
+        .any(|element| element.key().as_str().split('.').any(|part| part == "$"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Writes of open transactions, held from their replies to the transaction's end (`wire-facts.md` section 7).
+//!
+//! - a transaction belongs to a session (`lsid`), not to a connection; a session has one at a time, its numbers rise
+//! - held in memory with their tickets, so that they contend until the end; their marks are in the log, so that a
+//!   restart finds them as orphans
+//! - bounded by writes and bytes: over the bytes only namespaces are held, over the writes the caller keeps it
+//!
+//! Not here: replaying a transaction as one. Its entries are in doubt, each by itself.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use record::{Effect, Op, Target, Touch};
+
+use crate::Config;
+use crate::contention::Ticket;
+use crate::counters::Kind;
+
+/// A transaction's name: the session's id and its number there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TransactionId {
+    pub(crate) session: Vec<u8>,
+    pub(crate) number: i64,
+}
+
+/// An answered write of an open transaction.
+pub(crate) struct Held {
+    pub(crate) kind: Kind,
+    /// Position of its mark; `None` when that was not appended.
+    pub(crate) mark: Option<u64>,
+    /// Our end of the connection that the transaction was last seen on.
+    pub(crate) via: String,
+    /// When the mark was made.
+    pub(crate) marked_ms: u64,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) ticket: Ticket,
+}
+
+/// Every open transaction with captured writes.
+pub(crate) struct Transactions {
+    open: Mutex<Open>,
+    writes_max: usize,
+    bytes_max: usize,
+    idle_ms_max: u64,
+}
+
+#[derive(Default)]
+struct Open {
+    sessions: HashMap<Vec<u8>, Transaction>,
+    writes: usize,
+    bytes: usize,
+}
+
+struct Transaction {
+    number: i64,
+    writes: Vec<Held>,
+    /// When it was last added to.
+    seen_ms: u64,
+}
+
+impl Transactions {
+    pub(crate) fn new(config: &Config) -> Transactions {
+        Transactions {
+            open: Mutex::default(),
+            writes_max: config.held_writes_max,
+            bytes_max: config.held_bytes_max,
+            idle_ms_max: config.transaction_ms_max,
+        }
+    }
+
+    /// Adds a write. Gives it back when there are too many, or the session has gone on to another transaction.
+    pub(crate) fn hold(&self, id: &TransactionId, mut held: Held, now_ms: u64) -> Result<(), Box<Held>> {
+        let mut open = self.open();
+        let stranger = open.sessions.get(&id.session).is_some_and(|other| other.number != id.number);
+        if stranger || open.writes >= self.writes_max {
+            return Err(Box::new(held));
+        }
+        if open.bytes + bytes(&held.effects) > self.bytes_max {
+            held.effects = by_namespace(&held.effects);
+        }
+        open.writes += 1;
+        open.bytes += bytes(&held.effects);
+        let transaction = open.sessions.entry(id.session.clone()).or_insert_with(|| Transaction {
+            number: id.number,
+            writes: Vec::new(),
+            seen_ms: 0,
+        });
+        transaction.writes.push(held);
+        transaction.seen_ms = transaction.seen_ms.max(now_ms);
+        Ok(())
+    }
+
+    /// Whether this transaction has captured writes.
+    pub(crate) fn knows(&self, id: &TransactionId) -> bool {
+        self.open().sessions.get(&id.session).is_some_and(|open| open.number == id.number)
+    }
+
+    /// Takes out the writes of a transaction that has ended.
+    pub(crate) fn end(&self, id: &TransactionId) -> Vec<Held> {
+        self.take(&id.session, |number| number == id.number)
+    }
+
+    /// Takes out the writes of the transaction that a session left for this newer one (or for a retryable write).
+    pub(crate) fn superseded(&self, id: &TransactionId) -> Vec<Held> {
+        self.take(&id.session, |number| number < id.number)
+    }
+
+    /// The connection on which the transaction's end was sent broke: it may still be at work there.
+    pub(crate) fn moved(&self, id: &TransactionId, via: &str) {
+        if let Some(open) = self.open().sessions.get_mut(&id.session)
+            && open.number == id.number
+        {
+            open.writes.iter_mut().for_each(|held| via.clone_into(&mut held.via));
+        }
+    }
+
+    /// Takes out the transactions that nobody has added to for too long.
+    pub(crate) fn abandoned(&self, now_ms: u64) -> Vec<Vec<Held>> {
+        let mut open = self.open();
+        let idle = |transaction: &Transaction| now_ms.saturating_sub(transaction.seen_ms);
+        let sessions = open.sessions.iter().filter(|(_, open)| idle(open) > self.idle_ms_max);
+        let sessions: Vec<Vec<u8>> = sessions.map(|(session, _)| session.clone()).collect();
+        sessions.iter().map(|session| open.remove(session)).collect()
+    }
+
+    fn take(&self, session: &[u8], is_meant: impl Fn(i64) -> bool) -> Vec<Held> {
+        let mut open = self.open();
+        match open.sessions.get(session) {
+            Some(transaction) if is_meant(transaction.number) => open.remove(session),
+            _ => Vec::new(),
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn remove(&mut self, session: &[u8]) -> Vec<Held> {
+        let Some(transaction) = self.sessions.remove(session) else { return Vec::new() };
+        self.writes -= transaction.writes.len();
+        self.bytes -= transaction.writes.iter().map(|held| bytes(&held.effects)).sum::<usize>();
+        transaction.writes
+    }
+}
+
+/// What the effects take in memory, roughly, in bytes.
+pub(crate) fn bytes(effects: &[Effect]) -> usize {
+    let op = |op: &Option<Op>| match op {
+        Some(Op::Insert(doc) | Op::Update(doc) | Op::Delete(doc)) => doc.as_bytes().len(),
+        None => 0,
+    };
+    effects.iter().map(|effect| op(&effect.op) + touch_bytes(&effect.target.touch) + EFFECT_BYTES).sum()
+}
+
+/// What a touch takes in memory or in the log, roughly, in bytes.
+pub(crate) fn touch_bytes(touch: &Touch) -> usize {
+    match touch {
+        Touch::Key(key) => key.filter().as_bytes().len() + key.canonical().len(),
+        Touch::Predicate(predicate) => {
+            let parts = [&predicate.collation, &predicate.variables];
+            let parts: usize = parts.into_iter().flatten().map(|part| part.0.as_bytes().len()).sum();
+            predicate.filter.0.as_bytes().len() + parts
+        }
+        Touch::Namespace | Touch::Database => 0,
+    }
+}
+
+/// The same effects, coarser: one per namespace.
+pub(crate) fn by_namespace(effects: &[Effect]) -> Vec<Effect> {
+    let mut coarse: Vec<Effect> = Vec::new();
+    for effect in effects {
+        let touch = match effect.target.touch {
+            Touch::Database => Touch::Database,
+            _ => Touch::Namespace,
+        };
+        let target = Target::new(effect.target.ns.clone(), touch);
+        if !coarse.iter().any(|other| other.target == target) {
+            coarse.push(Effect { target, op: None, n: 0, modified: 0 });
+        }
+    }
+    coarse
+}
+
+/// An effect without its key and statement: the structure itself and the entry's field names.
+const EFFECT_BYTES: usize = 160;

@@ -1,0 +1,329 @@
+//! One request that may change data, from its mark to its end.
+//!
+//! - in flight from [`crate::Session::request`] until its [`Ended`] or its orphan's ticket is dropped
+//! - `outcome`, `unacknowledged` or `orphan` ends it: every mark gets an end
+//! - whatever could not be appended on the way is raised as missed when the write has ended, not before
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bson::Timestamp;
+use bson::raw::{RawBsonRef, RawDocument};
+use record::{Doubt, Effect, Entry, Mark, Namespace, Record, RecordKind, Target};
+use wire::OpMsg;
+
+use crate::Capture;
+use crate::commands::End;
+use crate::contention::Ticket;
+use crate::outcome::{Job, Verdict};
+use crate::read::{field, flag, integer};
+use crate::transactions::{Held, TransactionId, by_namespace, bytes, touch_bytes};
+
+/// A request that may change data, or ends a transaction.
+pub struct Write {
+    pub(crate) capture: Arc<Capture>,
+    pub(crate) via: String,
+    pub(crate) request_id: i32,
+    pub(crate) replacement: Option<Vec<u8>>,
+    pub(crate) answer: Answer,
+    pub(crate) waits_for_durable: bool,
+    /// Session and number, of a transaction or of a retryable write.
+    pub(crate) transaction: Option<TransactionId>,
+    pub(crate) in_transaction: bool,
+    pub(crate) job: Job,
+    pub(crate) mark: Option<u64>,
+    pub(crate) marked_ms: u64,
+    pub(crate) ticket: Ticket,
+}
+
+/// What the client is told of the write's outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// A reply with its outcome.
+    Outcome,
+    /// A reply that says `n: 0`, whatever happened: `w: 0` (`wire-facts.md` section 3).
+    Nothing,
+    /// No reply: moreToCome.
+    NoReply,
+}
+
+/// The end of a write: what to append, and the tickets, left when this is dropped.
+///
+/// Drop it after the appends succeeded; call [`Ended::not_appended`] when one did not.
+#[must_use = "its records have to be appended before the client is answered"]
+pub struct Ended {
+    /// Records in order.
+    pub appends: Vec<(RecordKind, Vec<u8>)>,
+    /// Writes that are handed on without an end: held ones of a transaction, when there are too many.
+    pub orphans: Vec<Orphan>,
+    capture: Arc<Capture>,
+    tickets: Vec<Ticket>,
+    namespaces: BTreeSet<Namespace>,
+}
+
+/// A write whose outcome is not known and whose mark has no end. It may still be running.
+///
+/// In a transaction it may still be committed, from any connection, for as long as the server lets one live
+/// (`transactionLifetimeLimitSeconds`).
+#[derive(Debug)]
+pub struct Orphan {
+    /// Position of its mark.
+    pub mark: u64,
+    /// The mark.
+    pub mark_record: Mark,
+    /// Keeps it in flight until dropped.
+    pub ticket: Ticket,
+}
+
+impl Write {
+    /// The request's id: its reply's `responseTo`.
+    pub fn request_id(&self) -> i32 {
+        self.request_id
+    }
+
+    /// The frame to send instead of the client's: an `_id` was added. Given once.
+    pub fn forward(&mut self) -> Option<Vec<u8>> {
+        self.replacement.take()
+    }
+
+    /// The encoded mark, to be appended before the request's last byte leaves. `None`: there is none.
+    ///
+    /// When it cannot be appended, [`Write::marked`] is not called and the request goes on all the same.
+    pub fn mark(&mut self, at_ms: u64) -> Option<Vec<u8>> {
+        self.marked_ms = at_ms;
+        match self.job {
+            Job::End(_) | Job::Anywhere => None,
+            _ => Some(self.mark_record().encode()),
+        }
+    }
+
+    /// The mark is at this position of the log.
+    pub fn marked(&mut self, lsn: u64) {
+        self.mark = Some(lsn);
+    }
+
+    /// Whether a reply comes. If not, a fence on the same connection ends the write ([`Write::unacknowledged`]).
+    pub fn expects_reply(&self) -> bool {
+        self.answer != Answer::NoReply
+    }
+
+    /// Whether the client asked for its write on disk: `j: true` or `w: "majority"`.
+    pub fn waits_for_durable(&self) -> bool {
+        self.waits_for_durable
+    }
+
+    /// The reply has come, as a whole OP_MSG frame. One that cannot be read leaves the write in doubt.
+    pub fn outcome(self, reply: &[u8], at_ms: u64) -> Ended {
+        let message = OpMsg::parse(reply).ok();
+        let body = message.as_ref().map(OpMsg::body);
+        if let Job::End(end) = self.job {
+            return self.transaction_ended(end, body, at_ms);
+        }
+        let verdict = match body {
+            None => self.job.all(Doubt::CommandFailed),
+            Some(body) if self.answer == Answer::Nothing && self.job.is_silenced_by_w0(body) => {
+                self.job.all(Doubt::Unacknowledged)
+            }
+            Some(body) => self.job.judge(body),
+        };
+        let verdict = self.with_cursor(verdict, body);
+        if let Job::Anywhere = self.job
+            && !body.is_some_and(|body| !flag(body, "ok") && self.job.was_refused(body))
+        {
+            self.capture.missed_everything();
+        }
+        self.end(verdict, body, at_ms)
+    }
+
+    /// There was no reply, and the fence behind it is answered: the write has ended, somehow.
+    pub fn unacknowledged(self, at_ms: u64) -> Ended {
+        if let Job::Anywhere = self.job {
+            self.capture.missed_everything();
+        }
+        let verdict = self.job.all(Doubt::Unacknowledged);
+        self.end(verdict, None, at_ms)
+    }
+
+    /// The reply will never come. `None`: there is nothing to hand on; a transaction stays open.
+    pub fn orphan(self) -> Option<Orphan> {
+        match (&self.job, self.mark) {
+            (Job::End(_), _) => {
+                if let Some(id) = &self.transaction {
+                    self.capture.transactions.moved(id, &self.via);
+                }
+                None
+            }
+            (Job::Anywhere, _) => {
+                self.capture.missed_everything();
+                None
+            }
+            (_, Some(mark)) => Some(Orphan { mark, mark_record: self.mark_record(), ticket: self.ticket }),
+            (_, None) => {
+                self.job.targets().iter().for_each(|target| self.capture.missed(&target.ns));
+                None
+            }
+        }
+    }
+
+    fn mark_record(&self) -> Mark {
+        let mut targets = self.job.targets();
+        if targets.iter().map(|target| touch_bytes(&target.touch)).sum::<usize>() > MARK_BYTES_MAX {
+            let effect = |target| Effect { target, op: None, n: 0, modified: 0 };
+            let effects: Vec<Effect> = targets.into_iter().map(effect).collect();
+            targets = by_namespace(&effects).into_iter().map(|effect| effect.target).collect();
+        }
+        targets.dedup(); // a batch of impure filters says its namespace for each
+        let (via, at_ms) = (self.via.clone(), self.marked_ms);
+        Mark { targets, via, in_transaction: self.in_transaction, at_ms }
+    }
+
+    /// An aggregate that was asked for no first batch has written nothing yet: its cursor will.
+    fn with_cursor(&self, verdict: Verdict, body: Option<&RawDocument>) -> Verdict {
+        let Job::Coarse { targets, is_aggregate: true } = &self.job else { return verdict };
+        let cursor = body.and_then(|body| field(body, "cursor")).and_then(RawBsonRef::as_document);
+        match cursor.and_then(|cursor| integer(cursor, "id")) {
+            Some(id) if id != 0 => {
+                for target in targets {
+                    if let Some(forgotten) = self.capture.cursors.remember(id, target.clone()) {
+                        self.capture.missed(&forgotten.ns);
+                    }
+                }
+                Verdict::default()
+            }
+            _ => verdict,
+        }
+    }
+
+    fn end(self, verdict: Verdict, body: Option<&RawDocument>, at_ms: u64) -> Ended {
+        let mut ended = Ended::new(&self.capture);
+        let operation_time = body.and_then(operation_time);
+        let accepted = body.is_some_and(|body| flag(body, "ok"));
+        if let Some(id) = self.transaction.as_ref().filter(|_| accepted) {
+            for held in self.capture.transactions.superseded(id) {
+                ended.entry(held, Some(Doubt::Transaction), operation_time, at_ms);
+            }
+        }
+        let held = Held {
+            kind: self.job.kind(),
+            mark: self.mark,
+            via: self.via,
+            marked_ms: self.marked_ms,
+            effects: verdict.effects,
+            ticket: self.ticket,
+        };
+        match self.transaction.filter(|_| self.in_transaction) {
+            Some(id) if !held.effects.is_empty() => {
+                if let Err(one_too_many) = self.capture.transactions.hold(&id, held, at_ms) {
+                    ended.orphans = self.capture.orphans(vec![*one_too_many]);
+                }
+            }
+            _ if held.effects.is_empty() => ended.close(held),
+            _ => {
+                let doubt = verdict.doubt.or(held.ticket.contended().then_some(Doubt::Contended));
+                ended.entry(held, doubt, operation_time, at_ms);
+            }
+        }
+        ended
+    }
+
+    /// The reply to a commit or an abort.
+    fn transaction_ended(self, end: End, body: Option<&RawDocument>, at_ms: u64) -> Ended {
+        let mut ended = Ended::new(&self.capture);
+        let (Some(id), Some(body)) = (self.transaction, body) else { return ended };
+        let ok = flag(body, "ok");
+        //= 251 no such transaction, 256 committed, 225 a newer one began: over, however (wire-facts.md section 7)
+        let over = ok || integer(body, "code").is_some_and(|code| TRANSACTION_OVER.contains(&code));
+        if !over {
+            return ended; // open still, or unknown: a repeated commit tells, or it is given up
+        }
+        let operation_time = operation_time(body);
+        for held in self.capture.transactions.end(&id) {
+            match end {
+                End::Abort if ok => ended.close(held),
+                // Converging what was not committed after all does no harm.
+                _ => ended.entry(held, Some(Doubt::Transaction), operation_time, at_ms),
+            }
+        }
+        ended
+    }
+}
+
+impl Ended {
+    fn new(capture: &Arc<Capture>) -> Ended {
+        Ended {
+            appends: Vec::new(),
+            orphans: Vec::new(),
+            capture: Arc::clone(capture),
+            tickets: Vec::new(),
+            namespaces: BTreeSet::new(),
+        }
+    }
+
+    /// A record could not be appended: what it told of is missed.
+    pub fn not_appended(self) {
+        self.namespaces.iter().for_each(|ns| self.capture.missed(ns));
+    }
+
+    fn entry(&mut self, held: Held, doubt: Option<Doubt>, operation_time: Option<Timestamp>, at_ms: u64) {
+        let namespaces = held.effects.iter().map(|effect| &effect.target.ns);
+        let Some(mark) = held.mark else {
+            // Its mark was not appended: an entry without one would be taken for another's.
+            namespaces.collect::<BTreeSet<_>>().into_iter().for_each(|ns| self.capture.missed(ns));
+            return;
+        };
+        self.namespaces.extend(namespaces.cloned());
+        let (effects, doubt) = fit(held.effects, doubt);
+        self.capture.counting.entry(held.kind, doubt);
+        let entry = Entry { mark, doubt, effects, operation_time, at_ms };
+        self.appends.push((RecordKind::Entry, entry.encode()));
+        self.tickets.push(held.ticket);
+    }
+
+    fn close(&mut self, held: Held) {
+        self.capture.counting.closed.add();
+        if let Some(mark) = held.mark {
+            self.appends.push((RecordKind::Closed, Record::closed(mark)));
+            self.tickets.push(held.ticket);
+        }
+    }
+}
+
+impl Capture {
+    /// Held writes as orphans. Those without a mark are missed.
+    pub(crate) fn orphans(&self, writes: Vec<Held>) -> Vec<Orphan> {
+        let mut orphans = Vec::with_capacity(writes.len());
+        for held in writes {
+            let targets: Vec<Target> = held.effects.into_iter().map(|effect| effect.target).collect();
+            let Some(mark) = held.mark else {
+                targets.iter().for_each(|target| self.missed(&target.ns));
+                continue;
+            };
+            let mark_record = Mark { targets, via: held.via, in_transaction: true, at_ms: held.marked_ms };
+            orphans.push(Orphan { mark, mark_record, ticket: held.ticket });
+        }
+        orphans
+    }
+}
+
+/// Makes an entry fit into one record of the log: without its statements, or with its namespaces only.
+fn fit(mut effects: Vec<Effect>, doubt: Option<Doubt>) -> (Vec<Effect>, Option<Doubt>) {
+    if bytes(&effects) <= ENTRY_BYTES_MAX {
+        return (effects, doubt);
+    }
+    effects.iter_mut().for_each(|effect| effect.op = None);
+    if bytes(&effects) > ENTRY_BYTES_MAX {
+        effects = by_namespace(&effects);
+    }
+    (effects, doubt.or(Some(Doubt::Coarse)))
+}
+
+fn operation_time(body: &RawDocument) -> Option<Timestamp> {
+    field(body, "operationTime").and_then(RawBsonRef::as_timestamp)
+}
+
+/// Keys and filters in one mark, in bytes; beyond it the mark says their namespaces.
+const MARK_BYTES_MAX: usize = 64 << 10;
+/// An entry's effects, in bytes: below the largest record of the log (64 MiB). A frame has at most 48 MB, of which the
+/// keys are repeated, so only batches of tiny or all-`_id` documents come near.
+const ENTRY_BYTES_MAX: usize = 62 << 20;
+const TRANSACTION_OVER: &[i64] = &[225, 251, 256];

@@ -1,0 +1,253 @@
+//! A session's requests that wait for something, in the order in which mongod takes them.
+//!
+//! - mongod executes one request of a connection at a time and answers in order (`wire-facts.md` 3): a reply to one
+//!   request proves that all before it have ended
+//! - request ids mean nothing by themselves: clients may repeat them. The oldest request of that id is meant
+//! - a streamed reply answers the reply before it, not the request (`wire-facts.md` 2.2)
+//!
+//! The list is generic over what a captured write is, so that tests can ask it without a log.
+
+use std::collections::VecDeque;
+
+use wire::Header;
+
+/// Drivers keep one request per connection; this many can only be a client that pipelines without reading.
+pub(crate) const OUTSTANDING_MAX: usize = 1024;
+/// After so many writes without a reply a fence is due even though more requests are waiting.
+const UNFENCED_MAX: usize = 64;
+
+/// What becomes of the reply to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReplyTo {
+    /// Forward it as it comes.
+    Plain,
+    /// Hold it and rewrite its addresses.
+    Hello,
+    /// Hold it until the write's outcome is recorded.
+    Write,
+    /// It answers our own ping: swallow it.
+    Fence,
+}
+
+/// One request.
+#[derive(Debug)]
+struct Request<W> {
+    id: i32,
+    reply: ReplyTo,
+    /// The captured write that this request carries.
+    write: Option<W>,
+    /// No reply comes: the request has ended when one behind it is answered.
+    silent: bool,
+    /// It asked for a stream of replies; mongod may read nothing behind it for long.
+    may_stream: bool,
+    /// The id of the last streamed reply, while more are to come.
+    stream: Option<i32>,
+}
+
+/// The list. See the module.
+#[derive(Debug)]
+pub(crate) struct Outstanding<W> {
+    requests: VecDeque<Request<W>>,
+    /// Writes without a reply that nothing behind them has fenced yet.
+    unfenced: usize,
+}
+
+/// What a reply ended.
+#[derive(Debug)]
+pub(crate) struct Settled<W> {
+    /// Writes before it, which ended without a reply.
+    pub(crate) unseen: Vec<W>,
+    /// The write that it answers.
+    pub(crate) answered: Option<W>,
+}
+
+impl<W> Outstanding<W> {
+    pub(crate) fn new() -> Self {
+        Outstanding { requests: VecDeque::new(), unfenced: 0 }
+    }
+
+    /// A request whose reply goes to the client as it comes, or, with [`ReplyTo::Hello`], rewritten.
+    pub(crate) fn request(&mut self, id: i32, reply: ReplyTo, may_stream: bool) {
+        self.push(Request { id, reply, write: None, silent: false, may_stream, stream: None });
+    }
+
+    /// A captured write that gets a reply.
+    pub(crate) fn write(&mut self, id: i32, write: W) {
+        let reply = ReplyTo::Write;
+        self.push(Request { id, reply, write: Some(write), silent: false, may_stream: false, stream: None });
+    }
+
+    /// A captured write that gets no reply.
+    pub(crate) fn silent_write(&mut self, id: i32, write: W) {
+        let reply = ReplyTo::Write;
+        self.push(Request { id, reply, write: Some(write), silent: true, may_stream: false, stream: None });
+    }
+
+    /// Our own ping, behind writes that get no reply.
+    pub(crate) fn fence(&mut self, id: i32) {
+        self.request(id, ReplyTo::Fence, false);
+    }
+
+    fn push(&mut self, request: Request<W>) {
+        // Whatever is answered fences what was sent before it.
+        self.unfenced = if request.silent { self.unfenced + 1 } else { 0 };
+        self.requests.push_back(request);
+    }
+
+    /// Whether a fence should be sent when nothing else is waiting to be sent.
+    ///
+    /// Never behind a stream: mongod reads nothing of the connection until it ends (`wire-facts.md` 2.2).
+    pub(crate) fn fence_due(&self) -> bool {
+        self.unfenced > 0 && !self.requests.iter().any(|request| request.may_stream)
+    }
+
+    /// Whether a fence should be sent even though more is waiting to be sent.
+    pub(crate) fn fence_urgent(&self) -> bool {
+        self.unfenced >= UNFENCED_MAX && self.fence_due()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.requests.len() >= OUTSTANDING_MAX
+    }
+
+    /// Whether a reply is owed to somebody; streams are not counted, for they may never end.
+    pub(crate) fn owes_reply(&self) -> bool {
+        self.requests.iter().any(|request| request.stream.is_none())
+    }
+
+    /// Whether a captured write is under way that will come to an end: one behind a stream may never.
+    pub(crate) fn writes_under_way(&self) -> bool {
+        let before_stream = self.requests.iter().take_while(|request| !request.may_stream);
+        before_stream.filter(|request| request.write.is_some()).count() > 0
+    }
+
+    /// What to do with a reply. One that answers nothing we know is [`ReplyTo::Plain`].
+    pub(crate) fn meant(&self, reply: &Header) -> ReplyTo {
+        self.position(reply).map_or(ReplyTo::Plain, |at| self.requests[at].reply)
+    }
+
+    /// Takes off what `reply` has ended, all of it having been read.
+    pub(crate) fn settle(&mut self, reply: &Header, more_to_come: bool) -> Settled<W> {
+        let mut settled = Settled { unseen: Vec::new(), answered: None };
+        let Some(at) = self.position(reply) else { return settled };
+        settled.unseen = self.requests.drain(..at).filter_map(|request| request.write).collect();
+        if let Some(request) = self.requests.front_mut() {
+            settled.answered = request.write.take();
+            if more_to_come {
+                request.stream = Some(reply.request_id);
+                request.may_stream = true;
+            } else {
+                self.requests.pop_front();
+            }
+        }
+        settled
+    }
+
+    /// All writes whose end will not be seen: the connection to mongod is gone.
+    pub(crate) fn take_writes(&mut self) -> Vec<W> {
+        self.unfenced = 0;
+        self.requests.drain(..).filter_map(|request| request.write).collect()
+    }
+
+    fn position(&self, reply: &Header) -> Option<usize> {
+        self.requests.iter().position(|request| match request.stream {
+            Some(previous) => previous == reply.response_to,
+            None => !request.silent && request.id == reply.response_to,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::OpCode;
+
+    use super::*;
+
+    fn reply(request_id: i32, response_to: i32) -> Header {
+        Header { length: 16, request_id, response_to, opcode: OpCode::Msg }
+    }
+
+    #[test]
+    fn the_oldest_request_of_an_id_is_meant() {
+        let mut list = Outstanding::<&str>::new();
+        list.request(0, ReplyTo::Plain, false);
+        list.write(0, "insert");
+        list.request(0, ReplyTo::Hello, false);
+        assert_eq!(list.meant(&reply(1, 0)), ReplyTo::Plain);
+        assert_eq!(list.settle(&reply(1, 0), false).answered, None);
+        assert_eq!(list.meant(&reply(2, 0)), ReplyTo::Write);
+        assert_eq!(list.settle(&reply(2, 0), false).answered, Some("insert"));
+        assert_eq!(list.meant(&reply(3, 0)), ReplyTo::Hello);
+        assert!(list.owes_reply());
+        list.settle(&reply(3, 0), false);
+        assert!(!list.owes_reply());
+    }
+
+    #[test]
+    fn a_reply_ends_silent_writes_before_it() {
+        let mut list = Outstanding::new();
+        list.silent_write(5, "one");
+        list.silent_write(6, "two");
+        assert!(list.fence_due() && !list.fence_urgent());
+        list.fence(5);
+        assert!(!list.fence_due());
+        list.silent_write(7, "three");
+        assert_eq!(list.meant(&reply(1, 5)), ReplyTo::Fence, "a silent write of that id gets no reply");
+        assert_eq!(list.settle(&reply(1, 5), false).unseen, ["one", "two"]);
+        assert!(list.fence_due() && list.writes_under_way());
+        assert_eq!(list.take_writes(), ["three"]);
+    }
+
+    #[test]
+    fn a_plain_request_fences_too() {
+        let mut list = Outstanding::new();
+        list.silent_write(1, "one");
+        list.request(2, ReplyTo::Plain, false);
+        assert!(!list.fence_due());
+        assert_eq!(list.settle(&reply(9, 2), false).unseen, ["one"]);
+    }
+
+    #[test]
+    fn many_silent_writes_ask_for_a_fence() {
+        let mut list = Outstanding::new();
+        for id in 0..64 {
+            assert!(!list.fence_urgent());
+            list.silent_write(id, id);
+        }
+        assert!(list.fence_urgent());
+    }
+
+    #[test]
+    fn a_stream_is_followed_from_reply_to_reply_and_never_fenced() {
+        let mut list = Outstanding::new();
+        list.request(1, ReplyTo::Hello, true);
+        list.silent_write(2, "behind");
+        assert!(list.owes_reply());
+        for (id, response_to) in [(100, 1), (101, 100), (103, 101)] {
+            assert_eq!(list.meant(&reply(id, response_to)), ReplyTo::Hello);
+            assert_eq!(list.settle(&reply(id, response_to), true).unseen, <[&str; 0]>::default());
+            assert!(!list.fence_due() && !list.writes_under_way());
+        }
+        assert_eq!(list.meant(&reply(104, 1)), ReplyTo::Plain, "not the request's id any more");
+        list.settle(&reply(104, 103), false);
+        assert!(list.fence_due(), "the stream has ended");
+    }
+
+    #[test]
+    fn a_stream_is_not_owed() {
+        let mut list = Outstanding::<()>::new();
+        list.request(1, ReplyTo::Plain, true);
+        list.settle(&reply(7, 1), true);
+        assert!(!list.owes_reply());
+    }
+
+    #[test]
+    fn replies_to_nothing_end_nothing() {
+        let mut list = Outstanding::new();
+        list.write(1, "write");
+        assert_eq!(list.meant(&reply(1, 2)), ReplyTo::Plain);
+        let settled = list.settle(&reply(1, 2), false);
+        assert!(settled.unseen.is_empty() && settled.answered.is_none());
+        assert!(list.writes_under_way());
+    }
+}

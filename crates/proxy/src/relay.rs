@@ -1,0 +1,69 @@
+//! The two directions of a session, and what they tell each other.
+//!
+//! - [`Requests::forward_requests`] looks at requests before it forwards them, [`Replies::forward_replies`] matches
+//!   what comes back; both run in one task and share a [`Conversation`]
+//! - the session ends when the replies end; a client that half-closes still gets its replies
+//!
+//! Not here: dialling, what happens to writes without a reply (`session`), what a write is (`capture`).
+
+mod replies;
+mod requests;
+
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::Notify;
+
+pub(crate) use replies::{Client, Replies};
+pub(crate) use requests::{Requests, Watching};
+
+use crate::{outstanding::Outstanding, watch::Captured};
+
+/// Handshakes are a few hundred bytes, with fifty members' names a few thousand. Held on top of the bound on held
+/// bytes: what a session can hold at once is this, twice.
+const HELLO_BYTES_MAX: usize = 64 * 1024;
+
+/// What the two directions of one session share.
+pub(crate) struct Conversation {
+    outstanding: Mutex<Outstanding<Captured>>,
+    /// A reply was read: there may be room, a stream may have ended.
+    replied: Notify,
+    /// No more requests will come, since the proxy is stopping.
+    drained: AtomicBool,
+    /// `drained` was set.
+    drain: Notify,
+}
+
+impl Conversation {
+    pub(crate) fn new() -> Self {
+        Conversation {
+            outstanding: Mutex::new(Outstanding::new()),
+            replied: Notify::new(),
+            drained: AtomicBool::new(false),
+            drain: Notify::new(),
+        }
+    }
+
+    /// The list; held for the length of one call on it.
+    pub(crate) fn outstanding(&self) -> MutexGuard<'_, Outstanding<Captured>> {
+        self.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when no captured write is under way.
+    async fn writes_ended(&self) {
+        while self.outstanding().writes_under_way() {
+            self.replied.notified().await;
+        }
+    }
+
+    fn set_drained(&self) {
+        self.drained.store(true, Ordering::Release);
+        self.drain.notify_one();
+    }
+
+    fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire)
+    }
+}

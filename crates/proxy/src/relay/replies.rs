@@ -1,0 +1,247 @@
+//! mongod to client: a reply is matched with its request, and forwarded as it comes unless it must be looked at.
+//!
+//! - a hello's reply, also each streamed one, is held and its addresses are rewritten
+//! - a captured write's reply is held until its entry is in the log, and durable where the write asked for that
+//! - the reply to our own ping is swallowed
+//! - a client that is gone still has its replies read, as long as a captured write is under way
+//! - bytes that are no frames (mongod's text for a browser) go on as they are, to the end
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    select,
+};
+use tracing::{debug, warn};
+use wire::{Flags, Header, OpCode, hello, peek_flags};
+
+use super::{Conversation, HELLO_BYTES_MAX};
+use crate::{
+    held::{Held, Room},
+    outstanding::ReplyTo,
+    source::{Filled, Source},
+    watch::{Captured, Watcher},
+};
+
+pub(crate) struct Replies<'a, R, W> {
+    pub(crate) upstream: Source<R>,
+    pub(crate) client: Client<W>,
+    pub(crate) conversation: &'a Conversation,
+    pub(crate) watcher: Option<&'a Watcher>,
+    pub(crate) held: &'a Held,
+    /// The address that hello replies name.
+    pub(crate) advertise: &'a str,
+}
+
+/// The client's side, which may be gone while there is still something to read from mongod.
+pub(crate) struct Client<W> {
+    stream: W,
+    gone: bool,
+}
+
+/// No more replies come.
+struct End;
+
+#[derive(Debug, Clone, Copy)]
+struct Reply {
+    header: Header,
+    more_to_come: bool,
+}
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
+    /// Runs until the session is over: mongod has closed, nobody waits any more, or the proxy stops.
+    pub(crate) async fn forward_replies(&mut self) {
+        while self.forward_one().await.is_ok() {}
+    }
+
+    async fn forward_one(&mut self) -> Result<(), End> {
+        let reply = self.next_reply().await?;
+        let meant = self.conversation.outstanding().meant(&reply.header);
+        match meant {
+            ReplyTo::Plain => {
+                self.send_as_it_comes().await?;
+                self.settle(reply).await;
+            }
+            ReplyTo::Hello => self.send_hello(reply).await?,
+            ReplyTo::Write => self.send_outcome(reply).await?,
+            ReplyTo::Fence => {
+                self.swallow().await?;
+                self.settle(reply).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a reply's first bytes, at a frame boundary.
+    async fn next_reply(&mut self) -> Result<Reply, End> {
+        loop {
+            match self.upstream.frames.head() {
+                Err(error) => {
+                    debug!(%error, "what mongod sends is not a frame");
+                    return self.send_to_end().await;
+                }
+                Ok(Some(head)) => {
+                    let (header, flags) = (head.header, peek_flags(&head));
+                    let whole = head.bytes.len() == header.length;
+                    if flags.is_some() || whole || header.opcode != OpCode::Msg {
+                        let more_to_come = flags.is_some_and(Flags::more_to_come);
+                        return Ok(Reply { header, more_to_come });
+                    }
+                }
+                Ok(None) => {}
+            }
+            if self.is_over() {
+                return Err(End);
+            }
+            select! {
+                filled = self.upstream.fill() => more(filled)?,
+                () = self.conversation.drain.notified() => {}
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let outstanding = self.conversation.outstanding();
+        (self.client.gone && !outstanding.writes_under_way())
+            || (self.conversation.is_drained() && !outstanding.owes_reply())
+    }
+
+    async fn send_hello(&mut self, reply: Reply) -> Result<(), End> {
+        if reply.header.length > HELLO_BYTES_MAX {
+            warn!(
+                bytes = reply.header.length,
+                "a hello reply is too long to be rewritten: drivers may bypass us"
+            );
+            self.send_as_it_comes().await?;
+            self.settle(reply).await;
+            return Ok(());
+        }
+        let frame = loop {
+            if let Some(frame) = self.take_frame()? {
+                break frame;
+            }
+            self.fill().await?;
+        };
+        self.settle(reply).await;
+        match hello::rewrite_reply(&frame, self.advertise) {
+            Some(rewritten) => self.client.send(&rewritten).await,
+            None => self.client.send(&frame).await,
+        }
+        Ok(())
+    }
+
+    async fn send_outcome(&mut self, reply: Reply) -> Result<(), End> {
+        let mut room = Room::default();
+        let frame = loop {
+            let here = self.upstream.frames.buffered().min(reply.header.length);
+            if !self.held.cover(&mut room, here).await {
+                // mongod answers when it has finished: the write has ended, though we cannot read how.
+                let captured = self.settle(reply).await;
+                self.ended_unseen(captured);
+                return self.send_as_it_comes().await;
+            }
+            if let Some(frame) = self.take_frame()? {
+                break frame;
+            }
+            self.fill().await?;
+        };
+        let captured = self.settle(reply).await;
+        if let (Some(watcher), Some(captured)) = (self.watcher, captured) {
+            watcher.answered(captured, &frame).await;
+        }
+        self.client.send(&frame).await;
+        Ok(())
+    }
+
+    /// Takes off what the reply has ended; the write that it answers.
+    async fn settle(&self, reply: Reply) -> Option<Captured> {
+        let settled = self.conversation.outstanding().settle(&reply.header, reply.more_to_come);
+        self.conversation.replied.notify_one();
+        self.ended_unseen(settled.unseen);
+        settled.answered
+    }
+
+    fn ended_unseen(&self, writes: impl IntoIterator<Item = Captured>) {
+        let Some(watcher) = self.watcher else { return };
+        for captured in writes {
+            watcher.ended_unseen(captured);
+        }
+    }
+
+    async fn swallow(&mut self) -> Result<(), End> {
+        loop {
+            while self.take_part()?.is_some() {
+                if self.upstream.frames.remaining() == 0 {
+                    return Ok(());
+                }
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Forwards the front frame as it arrives.
+    async fn send_as_it_comes(&mut self) -> Result<(), End> {
+        loop {
+            while let Some(part) = self.take_part()? {
+                self.client.send(&part).await;
+                if self.upstream.frames.remaining() == 0 {
+                    return Ok(());
+                }
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Forwards everything until mongod closes.
+    async fn send_to_end(&mut self) -> Result<Reply, End> {
+        loop {
+            let bytes = self.upstream.frames.take_raw(usize::MAX);
+            self.client.send(&bytes).await;
+            drop(bytes);
+            if self.client.gone {
+                return Err(End);
+            }
+            self.fill().await?;
+        }
+    }
+
+    fn take_frame(&mut self) -> Result<Option<Bytes>, End> {
+        self.upstream.frames.take_frame().map_err(|_| End)
+    }
+
+    fn take_part(&mut self) -> Result<Option<Bytes>, End> {
+        self.upstream.frames.take_part().map_err(|_| End)
+    }
+
+    async fn fill(&mut self) -> Result<(), End> {
+        more(self.upstream.fill().await)
+    }
+}
+
+impl<W: AsyncWrite + Unpin> Client<W> {
+    pub(crate) fn new(stream: W) -> Self {
+        Client { stream, gone: false }
+    }
+
+    /// Sends what can be sent: a client that is gone is no error.
+    async fn send(&mut self, bytes: &[u8]) {
+        if self.gone {
+            return;
+        }
+        if let Err(error) = self.stream.write_all(bytes).await {
+            debug!(%error, "the client is gone");
+            self.gone = true;
+        }
+    }
+
+    /// Closes our side of the connection; false when the client is gone.
+    pub(crate) async fn close(&mut self) -> bool {
+        !self.gone && self.stream.shutdown().await.is_ok()
+    }
+}
+
+fn more(filled: std::io::Result<Filled>) -> Result<(), End> {
+    match filled {
+        Ok(Filled::More) => Ok(()),
+        Ok(Filled::End) | Err(_) => Err(End),
+    }
+}

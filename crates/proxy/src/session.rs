@@ -1,0 +1,120 @@
+//! One client connection and its connection to mongod.
+//!
+//! - dials, runs both directions in one task, and hands on the writes whose reply will not come any more
+//! - mongod not reachable: the client's connection is closed, which a driver sees as a network error
+//!
+//! Not here: TLS to either side; Unix sockets. Both are streams like these once they are connected.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+    select,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{
+    config::Config,
+    held::Held,
+    metrics::Metrics,
+    relay::{Client, Conversation, Replies, Requests, Watching},
+    source::Source,
+    watch::{Outage, Watcher},
+};
+
+/// What all sessions of a listener share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) watcher: Option<Watcher>,
+    pub(crate) held: Held,
+    pub(crate) metrics: Metrics,
+    pub(crate) upstream: Outage,
+    /// No new requests.
+    pub(crate) drain: CancellationToken,
+    /// The drain has taken too long.
+    pub(crate) kill: CancellationToken,
+}
+
+impl Shared {
+    /// Serves one client until either side closes.
+    pub(crate) async fn serve(&self, client: TcpStream) {
+        match self.dial().await {
+            Ok(upstream) => {
+                self.upstream.ended("mongod is reachable again");
+                if let Err(error) = self.join(client, upstream).await {
+                    debug!(%error, "the session ended early");
+                }
+            }
+            Err(error) => {
+                self.metrics.upstream_errors_total.inc();
+                self.upstream.began(&error, "mongod is not reachable: clients are turned away");
+            }
+        }
+    }
+
+    async fn dial(&self) -> io::Result<TcpStream> {
+        let address = &self.config.upstream;
+        let dialled = timeout(self.config.connect_timeout, TcpStream::connect(address)).await;
+        let stream = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        stream.map_err(|error| io::Error::new(error.kind(), format!("connect to {address}: {error}")))
+    }
+
+    async fn join(&self, client: TcpStream, upstream: TcpStream) -> io::Result<()> {
+        client.set_nodelay(true)?;
+        upstream.set_nodelay(true)?;
+        let dialled = canonical(client.local_addr()?).to_string();
+        let via = upstream.local_addr()?.to_string();
+        let (client_in, client_out) = client.into_split();
+        let (upstream_in, upstream_out) = upstream.into_split();
+
+        let conversation = Conversation::new();
+        let watcher = self.watcher.as_ref();
+        let mut requests = Requests {
+            client: Source::new(client_in, self.metrics.bytes_to_server.clone()),
+            upstream: upstream_out,
+            conversation: &conversation,
+            watching: watcher.map(|watcher| Watching { watcher, session: watcher.session(via) }),
+            held: &self.held,
+            metrics: &self.metrics,
+            drain: &self.drain,
+        };
+        let mut replies = Replies {
+            upstream: Source::new(upstream_in, self.metrics.bytes_to_client.clone()),
+            client: Client::new(client_out),
+            conversation: &conversation,
+            watcher,
+            held: &self.held,
+            advertise: self.config.advertise.as_deref().unwrap_or(&dialled),
+        };
+        select! {
+            () = replies.forward_replies() => {}
+            () = async { requests.forward_requests().await; std::future::pending().await } => {}
+            () = self.kill.cancelled() => {}
+        }
+        if let Some(watcher) = watcher {
+            let writes = conversation.outstanding().take_writes();
+            writes.into_iter().for_each(|captured| watcher.orphaned(captured));
+        }
+        if replies.client.close().await {
+            linger(requests.client.stream_mut()).await;
+        }
+        Ok(())
+    }
+}
+
+/// Reads what the client still sends, for a moment: closing over unread bytes would reset the connection, and with it
+/// the last reply could get lost.
+async fn linger(client: &mut (impl AsyncRead + Unpin)) {
+    const BYTES_MAX: u64 = 1024 * 1024;
+    const TIME_MAX: Duration = Duration::from_secs(1);
+    let mut rest = client.take(BYTES_MAX);
+    let _ = timeout(TIME_MAX, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+}
+
+/// A client that dialled an IPv4 address knows nothing of its IPv6 form.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

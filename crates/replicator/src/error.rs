@@ -1,0 +1,104 @@
+//! What can go wrong with a server, by what we do about it. Decided by code and label, never by message text.
+
+use std::fmt;
+
+use mongodb::error::{Error, ErrorKind};
+
+/// Codes of a server that is not able to serve right now (`wire-facts.md` 5.3 and 6).
+const TRANSIENT: &[i32] = &[
+    6, 7, 50, 64, 89, 91, 100, 112, 134, 189, 202, 237, 246, 251, 262, 384, 462, 9001, 10107, 11600, 11601,
+    11602, 13435, 13436, 13388,
+];
+/// Codes of a missing or wrong identity: the whole target refuses us, so nothing is gained by going on.
+const IDENTITY: &[i32] = &[13, 18, 8000, 31, 11];
+
+/// A server's trouble.
+#[derive(Debug, Clone)]
+pub struct ServerError {
+    /// What to do.
+    pub class: Class,
+    /// The server's code, if it answered.
+    pub code: Option<i32>,
+    /// For a person. Without addresses' credentials; drivers never put those in.
+    pub message: String,
+}
+
+/// What an error means for the work that met it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// It was not sent: try again later.
+    NotSent,
+    /// It may have been done, or still be running: find out first, then try again.
+    Unknown,
+    /// The server refuses this command for good.
+    Refused,
+    /// The server refuses us: someone must mend the credentials or rights. Tried again for ever.
+    Identity,
+}
+
+impl ServerError {
+    /// The command took longer than our limit; it may still run.
+    pub fn timed_out(what: &str, after: std::time::Duration) -> ServerError {
+        let message = format!("{what} has not been answered for {} s", after.as_secs());
+        ServerError { class: Class::Unknown, code: None, message }
+    }
+
+    /// From a reply's code.
+    pub fn from_code(code: i32, message: &str) -> ServerError {
+        let class = if IDENTITY.contains(&code) {
+            Class::Identity
+        } else if TRANSIENT.contains(&code) {
+            Class::Unknown
+        } else {
+            Class::Refused
+        };
+        ServerError { class, code: Some(code), message: message.to_owned() }
+    }
+}
+
+impl From<Error> for ServerError {
+    fn from(error: Error) -> ServerError {
+        let transient = error.contains_label("RetryableWriteError")
+            || error.contains_label("SystemOverloadedError")
+            || error.contains_label("TransientTransactionError");
+        let from_code = |code, message: &str| ServerError::from_code(code, message);
+        let mut out = match error.kind.as_ref() {
+            ErrorKind::Command(command) => from_code(command.code, &command.message),
+            ErrorKind::ServerSelection { message, .. } => {
+                ServerError { class: Class::NotSent, code: None, message: first_sentence(message) }
+            }
+            ErrorKind::Authentication { message, .. } => {
+                ServerError { class: Class::Identity, code: Some(18), message: message.clone() }
+            }
+            ErrorKind::ConnectionPoolCleared { message, .. } => {
+                ServerError { class: Class::NotSent, code: None, message: message.clone() }
+            }
+            ErrorKind::DnsResolve { message, .. } => {
+                ServerError { class: Class::NotSent, code: None, message: message.clone() }
+            }
+            ErrorKind::InvalidArgument { message, .. } => {
+                ServerError { class: Class::Refused, code: None, message: message.clone() }
+            }
+            kind => ServerError { class: Class::Unknown, code: None, message: kind.to_string() },
+        };
+        if transient && out.class == Class::Refused {
+            out.class = Class::Unknown;
+        }
+        out
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{} (code {code})", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+impl std::error::Error for ServerError {}
+
+/// The driver appends its whole view of the topology; the first sentence says what happened.
+fn first_sentence(message: &str) -> String {
+    message.split(". Topology").next().unwrap_or(message).to_owned()
+}

@@ -1,0 +1,246 @@
+//! Reads the sync log, plans, replays or converges, and remembers how far it came.
+//!
+//! - [`recover`] looks through the log before the proxy takes connections: which writes have no outcome
+//! - [`Replicator::run`] follows the log until it is told to stop
+//! - [`Shared`] is what others see of it and how they steer it
+//!
+//! The data's way: `pump.rs` reads a batch, `plan.rs` decides, `execute.rs` does it with `replay.rs`, `source.rs`
+//! and `target.rs`, `checkpoint.rs` and `state.rs` remember.
+
+mod checkpoint;
+mod error;
+mod execute;
+mod orphans;
+pub mod plan;
+mod pump;
+pub mod replay;
+mod shared;
+mod source;
+mod state;
+mod target;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub use error::{Class, ServerError};
+pub use orphans::Orphan;
+use prometheus::Registry;
+use record::{Mark, Namespace, Record, RecordKind};
+pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_ms};
+pub use state::{DeadLetter, Desired, Dirty};
+use synclog::{Lsn, SyncLog};
+pub use target::OWN_DATABASE;
+use tokio_util::sync::CancellationToken;
+
+use checkpoint::Checkpoint;
+use execute::Executor;
+use orphans::Recorder;
+use plan::{Planner, Rules};
+use pump::Pump;
+use shared::Inbox;
+use source::Source;
+use state::State;
+use target::Target;
+
+/// What the replicator needs to know.
+pub struct Config {
+    /// The local mongod, with the credentials of dualsync's own reads.
+    pub source_uri: String,
+    /// Atlas.
+    pub target_uri: String,
+    /// The log's id in hexadecimal: names the feed on the target.
+    pub log_id: String,
+    /// The log's folder, which also holds the replicator's own small file.
+    pub dir: PathBuf,
+    /// Entries in one batch.
+    pub batch_entries_max: usize,
+    /// Longest wait between two looks at the log.
+    pub idle_wait: Duration,
+    /// Tries for a document that the target refuses.
+    pub max_retries: u32,
+    /// Entries that wait, shared with whoever appends.
+    pub pending: Arc<Pending>,
+    /// Takes what capture could not record since the last call.
+    pub misses: Box<dyn Fn() -> Vec<Miss> + Send + Sync>,
+}
+
+/// A write that could not be recorded.
+#[derive(Debug, Clone)]
+pub enum Miss {
+    /// It may have touched anything.
+    Everything(String),
+    /// It may have touched this collection, or database.
+    Namespace(Namespace, String),
+}
+
+/// How many entries are in the log and not applied.
+#[derive(Debug, Default)]
+pub struct Pending {
+    appended: AtomicU64,
+    applied: AtomicU64,
+}
+
+impl Pending {
+    /// An entry was appended.
+    pub fn add(&self, entries: u64) {
+        self.appended.fetch_add(entries, Ordering::Relaxed);
+    }
+
+    fn done(&self, entries: u64) {
+        self.applied.fetch_add(entries, Ordering::Relaxed);
+    }
+
+    /// Entries that wait.
+    pub fn entries(&self) -> u64 {
+        let applied = self.applied.load(Ordering::Relaxed);
+        self.appended.load(Ordering::Relaxed).saturating_sub(applied)
+    }
+}
+
+/// What an earlier run left in the log.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Marks without an end: their writes may still run on the source.
+    pub orphans: Vec<(u64, Mark)>,
+    /// Entries that are not applied.
+    pub entries: u64,
+    checkpoint: Checkpoint,
+    /// Something could not be read.
+    problem: Option<String>,
+}
+
+/// Looks through the part of the log that is not applied. Blocking: reads it from the disk.
+pub fn recover(log: &SyncLog) -> Recovered {
+    let checkpoint = Checkpoint::load(log);
+    let mut recovered = Recovered { checkpoint, ..Recovered::default() };
+    if let Err(problem) = look_through(log, &mut recovered) {
+        recovered.problem = Some(problem);
+    }
+    recovered
+}
+
+fn look_through(log: &SyncLog, recovered: &mut Recovered) -> Result<(), String> {
+    let mut reader = log.reader(Lsn(recovered.checkpoint.resume)).map_err(|error| error.to_string())?;
+    let mut open = BTreeMap::new();
+    let result = loop {
+        let raw = match reader.next() {
+            Ok(Some(raw)) => raw,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error.to_string()),
+        };
+        if raw.kind == RecordKind::Entry as u8 && raw.lsn.0 >= recovered.checkpoint.applied {
+            recovered.entries += 1;
+        }
+        match Record::decode(raw.kind, &raw.payload) {
+            Ok(Record::Mark(mark)) => drop(open.insert(raw.lsn.0, mark)),
+            Ok(Record::Closed { mark }) => drop(open.remove(&mark)),
+            Ok(Record::Entry(entry)) => drop(open.remove(&entry.mark)),
+            Err(error) => break Err(format!("record {}: {error}", raw.lsn)),
+        }
+    };
+    recovered.orphans = open.into_iter().collect();
+    result
+}
+
+/// The running replicator.
+pub struct Replicator {
+    pump: Pump,
+    inbox: Inbox,
+    source: Source,
+    recorder: Recorder,
+    shared: Shared,
+}
+
+/// Why the replicator cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// `local.uri` cannot be used.
+    #[error("local.uri cannot be used: {0}")]
+    Source(ServerError),
+    /// `atlas.uri` cannot be used.
+    #[error("atlas.uri cannot be used: {0}")]
+    Target(ServerError),
+    /// The log cannot be read from where it should go on.
+    #[error("the sync log cannot be read: {0}")]
+    Log(String),
+    /// A metric's name is taken.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl Replicator {
+    /// Prepares everything; no connection is made yet. `recovered` comes from [`recover`] over the same log;
+    /// `gap` says why the log's own recovery does not vouch for it.
+    pub async fn new(
+        config: Config,
+        log: SyncLog,
+        recovered: &Recovered,
+        gap: Option<String>,
+        registry: &Registry,
+    ) -> Result<Replicator, StartError> {
+        let mut state = State::open(&config.dir, &config.log_id, log.cursor().is_none(), now_ms());
+        if let Some(problem) = gap.as_ref().or(recovered.problem.as_ref()) {
+            state.set_everything_dirty(problem, now_ms());
+        }
+        config.pending.add(recovered.entries);
+        let planner = remembered(&state, recovered.checkpoint.sent);
+        let (shared, inbox) = Shared::new(state, registry)?;
+        shared.status_mut().applied = recovered.checkpoint.applied;
+        let source = Source::new(&config.source_uri).await.map_err(StartError::Source)?;
+        let target = Target::new(&config.target_uri, &config.log_id).await.map_err(StartError::Target)?;
+        let executor = Executor {
+            source: source.clone(),
+            target,
+            log: log.clone(),
+            planner,
+            checkpoint: recovered.checkpoint,
+            batch_end: recovered.checkpoint.applied,
+            shared: shared.clone(),
+            max_retries: config.max_retries,
+            known: HashMap::new(),
+        };
+        let reader =
+            log.reader(Lsn(recovered.checkpoint.resume)).map_err(|e| StartError::Log(e.to_string()))?;
+        let recorder = Recorder { log: log.clone(), pending: config.pending.clone() };
+        let pump = Pump::new(config, log, executor, reader);
+        Ok(Replicator { pump, inbox, source, recorder, shared })
+    }
+
+    /// What others see of it and how they steer it.
+    pub fn shared(&self) -> Shared {
+        self.shared.clone()
+    }
+
+    /// Looks at the source for documents from before, so that what is written from now on to a collection that
+    /// was empty is known to be all there is. Later, with a source that is away now, it costs needless doubt.
+    pub async fn look_at_source(&mut self) -> Result<(), ServerError> {
+        self.pump.look_at_source().await
+    }
+
+    /// Follows the log until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Inbox { orders, orphans } = self.inbox;
+        let resolver = orphans::resolve(self.source, self.recorder, self.shared, orphans, shutdown.clone());
+        tokio::join!(self.pump.run(orders, shutdown), resolver);
+    }
+}
+
+/// A planner that knows what the state remembers.
+fn remembered(state: &State, sent: u64) -> Planner {
+    let mut planner = Planner::new(Rules::default(), sent);
+    for (ns, _) in state.dirty() {
+        planner.set_dirty(&ns);
+    }
+    for letter in state.dead_letters() {
+        if let Some(key) = letter.key() {
+            planner.set_dead(&Namespace::parse(&letter.namespace), &key);
+        }
+    }
+    if state.everything_dirty().is_some() {
+        planner.set_everything_dirty();
+    }
+    planner
+}

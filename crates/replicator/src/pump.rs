@@ -1,0 +1,504 @@
+//! The worker: one loop that reads batches of entries, has them planned and executed, and remembers how far it came.
+//!
+//! - one batch at a time, taken when it is durable; after an error it is planned again, with what is now in doubt
+//! - both servers may be away for any time: it waits 1, 5, 15, 30, then 60 s, and nothing is dropped
+//! - orders are carried out between two batches, also while waiting
+//!
+//! Not here: deciding (`plan.rs`), doing (`execute.rs`).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use record::{Entry, Namespace, Record, Touch};
+use synclog::{CursorSync, Lsn, Reader, SyncLog};
+use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::error::{Class, ServerError};
+use crate::execute::{Executor, Followed, Stall, Tally};
+use crate::plan::queues;
+use crate::shared::{Activity, Link, Order, Shared, Way, now_ms};
+use crate::state::Desired;
+use crate::target::Target;
+use crate::{Config, Miss};
+
+/// Waits after an error, in seconds; the last one is repeated.
+const BACKOFF_SECONDS: [u64; 5] = [1, 5, 15, 30, 60];
+/// A batch is closed when its entries are this large: memory, and the time until it is done.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// The cursor reaches the disk at least this often, so that segments can go.
+const CURSOR_SYNC_INTERVAL: Duration = Duration::from_millis(300);
+
+/// Entries that are not applied yet, in the log's order.
+#[derive(Default)]
+struct Batch {
+    entries: Vec<Entry>,
+    /// The position behind the last record that was read for it.
+    end: u64,
+}
+
+pub(crate) struct Pump {
+    config: Config,
+    log: SyncLog,
+    executor: Executor,
+    shared: Shared,
+    reader: Reader,
+    /// Marks that were read and have no end yet.
+    open_marks: BTreeSet<u64>,
+    batch: Batch,
+    /// The target's connections are known to be ours alone, and the servers have been looked at.
+    connected: bool,
+    /// Errors in a row.
+    failures: usize,
+    cursor_synced: Instant,
+    trimmed_to: u64,
+    unreadable_said: bool,
+}
+
+enum Step {
+    /// There may be more at once.
+    Again,
+    /// Nothing to do until something is appended, ordered or told.
+    Idle,
+    /// A server is away.
+    Wait(Duration),
+}
+
+impl Pump {
+    pub(crate) fn new(config: Config, log: SyncLog, executor: Executor, reader: Reader) -> Pump {
+        let end = reader.position().0;
+        Pump {
+            shared: executor.shared.clone(),
+            config,
+            log,
+            executor,
+            reader,
+            open_marks: BTreeSet::new(),
+            batch: Batch { entries: Vec::new(), end },
+            connected: false,
+            failures: 0,
+            cursor_synced: Instant::now(),
+            trimmed_to: 0,
+            unreadable_said: false,
+        }
+    }
+
+    /// Works until `shutdown`; then parks at its checkpoint.
+    pub(crate) async fn run(mut self, mut orders: Receiver<Order>, shutdown: CancellationToken) {
+        let mut told = None;
+        while !shutdown.is_cancelled() {
+            let desired = self.shared.desired();
+            if told.replace(desired) != Some(desired) {
+                info!(state = ?desired, "worker");
+            }
+            while let Ok(order) = orders.try_recv() {
+                self.obey(order).await;
+            }
+            self.take_misses();
+            let step = match desired {
+                Desired::Running => self.step().await,
+                Desired::Paused => self.stand(Activity::Paused),
+                Desired::Stopped => {
+                    self.disconnect().await;
+                    self.stand(Activity::Stopped)
+                }
+            };
+            let wait = match step {
+                Step::Again => continue,
+                Step::Idle => self.config.idle_wait,
+                Step::Wait(wait) => wait,
+            };
+            let appended = self.log.wait_appended(self.reader.position());
+            tokio::select! {
+                () = appended, if matches!(step, Step::Idle) && desired == Desired::Running => {}
+                () = tokio::time::sleep(wait) => {}
+                () = self.shared.changed() => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        self.park(CursorSync::Now);
+        info!(applied = self.executor.checkpoint.applied, "worker parked at its checkpoint");
+    }
+
+    /// Not working: still shows how old the oldest pending entry is.
+    fn stand(&mut self, activity: Activity) -> Step {
+        if self.batch.entries.is_empty()
+            && let Err(problem) = self.fill(1)
+        {
+            self.unreadable(&problem);
+        }
+        let mut status = self.shared.status_mut();
+        status.activity = activity;
+        status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
+        Step::Idle
+    }
+
+    async fn step(&mut self) -> Step {
+        let result = match self.connect().await {
+            Ok(()) => self.next_batch().await,
+            Err(stall) => Err(stall),
+        };
+        match result {
+            Ok(step) => {
+                self.failures = 0;
+                step
+            }
+            Err(stall) => self.stalled(stall).await,
+        }
+    }
+
+    /// Makes sure of both servers: what had documents before is dirty, no late command can land.
+    async fn connect(&mut self) -> Result<(), Stall> {
+        if self.connected {
+            return Ok(());
+        }
+        self.shared.status_mut().activity = Activity::Connecting;
+        let hello = self.executor.source.hello().await.map_err(Stall::Source)?;
+        self.link_up(&hello, |status| &mut status.source, "local connected");
+        self.look_at_source().await.map_err(Stall::Source)?;
+        let hello = self.executor.target.hello().await.map_err(Stall::Target)?;
+        self.executor.target.fence().await.map_err(Stall::Target)?;
+        self.look_at_target().await.map_err(Stall::Target)?;
+        self.link_up(&hello, |status| &mut status.target, "Atlas connected (backup)");
+        self.connected = true;
+        Ok(())
+    }
+
+    fn link_up(
+        &self,
+        hello: &bson::Document,
+        link: fn(&mut crate::Status) -> &mut Link,
+        words: &'static str,
+    ) {
+        let mut status = self.shared.status_mut();
+        let link = link(&mut status);
+        link.topology = hello.get_str("setName").map_or("standalone", |name| name).to_owned();
+        if !link.connected {
+            link.connected = true;
+            link.since_ms = now_ms();
+            info!(topology = %link.topology, "{words}");
+        }
+    }
+
+    /// On the first run: the source's collections with documents are not on the target.
+    pub(crate) async fn look_at_source(&mut self) -> Result<(), ServerError> {
+        if self.shared.state().source_seen() {
+            return Ok(());
+        }
+        let before = self.executor.source.non_empty().await?;
+        self.not_copied_yet(before, "had documents before dualsync came");
+        self.shared.state().set_source_seen();
+        Ok(())
+    }
+
+    /// On the first run against this target: its collections with documents may differ from the source's.
+    async fn look_at_target(&mut self) -> Result<(), ServerError> {
+        let fed_before = self.executor.target.remember_feed(&self.config.log_id).await?;
+        let seen = self.shared.state().target_seen();
+        if seen && fed_before {
+            return Ok(());
+        }
+        let there = self.executor.target.non_empty().await?;
+        self.not_copied_yet(there, "the target had documents before dualsync came");
+        if seen {
+            // Another target than before, or one that was emptied: nothing of what was applied is on it.
+            let here = self.executor.source.non_empty().await?;
+            self.not_copied_yet(here, "the target is not the one that was fed before");
+        }
+        self.shared.state().set_target_seen(true);
+        Ok(())
+    }
+
+    fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
+        for ns in namespaces {
+            self.executor.planner.set_dirty(&ns);
+            if self.shared.state().set_dirty(&ns, reason, true, now_ms()) {
+                warn!(%ns, reason, "namespace is not copied yet");
+            }
+        }
+        self.save_state();
+    }
+
+    async fn next_batch(&mut self) -> Result<Step, Stall> {
+        if self.batch.entries.is_empty()
+            && let Err(problem) = self.fill(self.config.batch_entries_max)
+        {
+            self.unreadable(&problem);
+        }
+        if self.batch.entries.is_empty() {
+            self.advance();
+            let mut status = self.shared.status_mut();
+            status.activity = Activity::Idle;
+            status.oldest_pending_ms = None;
+            return Ok(Step::Idle);
+        }
+        {
+            let mut status = self.shared.status_mut();
+            status.activity = Activity::Applying;
+            status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
+        }
+        // `applied` never passes `durable`. A poisoned log cannot promise that any more; what it holds is still true.
+        if let Err(problem) = self.log.wait_durable(Lsn(self.batch.end)).await {
+            warn!(error = %problem, "applying entries that are not known to be on disk");
+        }
+        let started = Instant::now();
+        let tally = self.apply().await?;
+        for (number, entry) in self.batch.entries.iter().enumerate() {
+            let names_id = entry.effects.iter().all(|effect| matches!(effect.target.touch, Touch::Key(_)));
+            self.shared.count_entry(tally.way(number), names_id);
+        }
+        self.config.pending.done(self.batch.entries.len() as u64);
+        self.shared.count_batch(started.elapsed());
+        self.batch.entries.clear();
+        self.advance();
+        Ok(Step::Again)
+    }
+
+    async fn apply(&mut self) -> Result<Tally, Stall> {
+        let mut tally = Tally::default();
+        self.executor.batch_end = self.batch.end;
+        for (ns, mut queue) in queues(self.batch.entries.clone()) {
+            if self.executor.prepare(&ns).await? == Followed::No {
+                queue.iter().for_each(|unit| tally.note(unit.entry, Way::Dirty));
+                continue;
+            }
+            while !queue.is_empty() {
+                let work = self.executor.planner.next(&ns, &queue);
+                let taken = work.taken.max(1);
+                self.executor.execute(&ns, work, &mut tally).await?;
+                drop(queue.drain(..taken));
+            }
+        }
+        Ok(tally)
+    }
+
+    /// Reads records until `entries_max` entries, or enough bytes, are together.
+    fn fill(&mut self, entries_max: usize) -> Result<(), String> {
+        let mut bytes = 0;
+        while self.batch.entries.len() < entries_max && bytes < BATCH_BYTES_MAX {
+            let Some(raw) = self.reader.next().map_err(|error| error.to_string())? else { break };
+            bytes += raw.payload.len();
+            self.batch.end = raw.lsn.next().0;
+            match Record::decode(raw.kind, &raw.payload)
+                .map_err(|error| format!("record {}: {error}", raw.lsn))?
+            {
+                Record::Mark(_) => {
+                    self.open_marks.insert(raw.lsn.0);
+                }
+                Record::Closed { mark } => {
+                    self.open_marks.remove(&mark);
+                }
+                Record::Entry(entry) => {
+                    self.open_marks.remove(&entry.mark);
+                    if raw.lsn.0 >= self.executor.checkpoint.applied {
+                        self.batch.entries.push(entry);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Something in the log cannot be read: what it said is lost, so everything needs a full comparison.
+    fn unreadable(&mut self, problem: &str) {
+        if std::mem::replace(&mut self.unreadable_said, true) {
+            return;
+        }
+        error!(problem, "the sync log cannot be read here: everything is dirty");
+        self.everything_dirty(&format!("the sync log could not be read: {problem}"));
+    }
+
+    fn everything_dirty(&mut self, reason: &str) {
+        self.executor.planner.set_everything_dirty();
+        self.shared.state().set_everything_dirty(reason, now_ms());
+        self.save_state();
+    }
+
+    /// Everything that was read is applied: remembers it, and lets the log delete what nobody needs.
+    fn advance(&mut self) {
+        let end = self.batch.end;
+        let oldest = self.open_marks.first().copied().unwrap_or(end).min(end);
+        self.executor.planner.forget(oldest);
+        let moved = self.executor.checkpoint.applied < end || self.executor.checkpoint.resume < oldest;
+        self.executor.checkpoint.applied = self.executor.checkpoint.applied.max(end);
+        self.executor.checkpoint.resume = oldest;
+        self.shared.status_mut().applied = self.executor.checkpoint.applied;
+        if moved || self.trimmed_to < oldest {
+            let due = self.cursor_synced.elapsed() >= CURSOR_SYNC_INTERVAL;
+            self.park(if due { CursorSync::Now } else { CursorSync::Later });
+            if due {
+                self.cursor_synced = Instant::now();
+                self.trimmed_to = oldest;
+                if let Err(error) = self.log.trim(Lsn(oldest)) {
+                    warn!(%error, "applied segments cannot be deleted");
+                }
+            }
+        }
+    }
+
+    fn park(&mut self, sync: CursorSync) {
+        self.save_state();
+        self.executor.store_checkpoint(sync);
+    }
+
+    fn save_state(&self) {
+        if let Err(error) = self.shared.state().save() {
+            error!(%error, "the replicator's state cannot be saved: check the log folder's disk and rights");
+        }
+    }
+
+    async fn stalled(&mut self, stall: Stall) -> Step {
+        let wait = BACKOFF_SECONDS[self.failures.min(BACKOFF_SECONDS.len() - 1)];
+        self.failures += 1;
+        let (error, server, activity) = match &stall {
+            Stall::Source(error) => (error, "source", Activity::WaitingForSource),
+            Stall::Target(error) => (error, "target", Activity::WaitingForTarget),
+        };
+        self.shared.count_stall(server);
+        let first = {
+            let mut status = self.shared.status_mut();
+            status.activity = activity;
+            status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
+            let link = if server == "source" { &mut status.source } else { &mut status.target };
+            let first = link.connected || link.last_error.is_none();
+            link.since_ms = if link.connected || link.since_ms == 0 { now_ms() } else { link.since_ms };
+            link.connected = false;
+            link.last_error = Some((error.to_string(), now_ms()));
+            first
+        };
+        if first {
+            let queued = self.config.pending.entries();
+            match (&stall, error.class) {
+                (_, Class::Identity) => {
+                    error!(%error, server, "refused: check the credentials and rights in the configuration");
+                }
+                (Stall::Target(_), _) => warn!(%error, "Atlas unavailable, {queued} operations queued"),
+                (Stall::Source(_), _) => {
+                    warn!(%error, "local mongod unavailable: check that it runs and local.uri")
+                }
+            }
+        }
+        self.connected = false;
+        if matches!(&stall, Stall::Target(error) if error.class != Class::NotSent) {
+            // What was sent may still land: new connections, and nothing is written until the old ones are gone.
+            self.executor.planner.unknown_outcome(self.executor.checkpoint.sent);
+            self.renew_target().await;
+        }
+        let jitter = fastrand::u64(900..=1100);
+        Step::Wait(Duration::from_millis(wait * jitter))
+    }
+
+    async fn renew_target(&mut self) {
+        match Target::new(&self.config.target_uri, &self.config.log_id).await {
+            Ok(target) => std::mem::replace(&mut self.executor.target, target).close().await,
+            Err(error) => warn!(%error, "new connections to the target cannot be prepared"),
+        }
+    }
+
+    async fn disconnect(&mut self) {
+        if self.connected {
+            self.connected = false;
+            self.renew_target().await;
+            self.shared.status_mut().target.connected = false;
+        }
+    }
+
+    /// Writes that capture could not record.
+    fn take_misses(&mut self) {
+        for miss in (self.config.misses)() {
+            match miss {
+                Miss::Everything(reason) => self.everything_dirty(&reason),
+                Miss::Namespace(ns, reason) => self.executor.make_dirty(&ns, &reason),
+            }
+        }
+    }
+
+    async fn obey(&mut self, order: Order) {
+        match order {
+            Order::Clear(answer) => {
+                let cleared = self.clear();
+                let _ = answer.send(cleared); // who asked may be gone
+            }
+            Order::Retry(ids, answer) => {
+                let tried = self.retry(&ids).await;
+                let _ = answer.send(tried);
+            }
+            Order::Discard(ids, answer) => {
+                let discarded = self.discard(&ids);
+                let _ = answer.send(discarded);
+            }
+        }
+    }
+
+    fn clear(&mut self) -> u64 {
+        let head = self.log.head().0;
+        let mut cleared = 0;
+        loop {
+            for entry in std::mem::take(&mut self.batch.entries) {
+                cleared += 1;
+                for effect in &entry.effects {
+                    self.executor
+                        .make_dirty(&effect.target.ns, "its pending entries were cleared on request");
+                }
+                self.shared.count_entry(Way::Dirty, false);
+            }
+            if self.reader.position().0 >= head {
+                break;
+            }
+            if let Err(problem) = self.fill(self.config.batch_entries_max) {
+                self.unreadable(&problem);
+                break;
+            }
+        }
+        self.config.pending.done(cleared);
+        self.advance();
+        warn!(entries = cleared, "pending entries cleared on request, their namespaces are dirty");
+        cleared
+    }
+
+    async fn retry(&mut self, ids: &[u64]) -> u64 {
+        let mut by_namespace: VecDeque<(Namespace, crate::plan::Converge)> = VecDeque::new();
+        let mut tried = 0;
+        for letter in self.shared.dead_letters() {
+            if !(ids.is_empty() || ids.contains(&letter.id)) {
+                continue;
+            }
+            let (ns, Some(key)) = (Namespace::parse(&letter.namespace), letter.key()) else { continue };
+            tried += 1;
+            match by_namespace.iter_mut().find(|(name, _)| *name == ns) {
+                Some((_, converge)) => converge.keys.push(key),
+                None => by_namespace
+                    .push_back((ns, crate::plan::Converge { keys: vec![key], ..Default::default() })),
+            }
+        }
+        for (ns, converge) in by_namespace {
+            if !self.connected {
+                break; // they stay; the answer says how many were meant
+            }
+            if let Err(stall) = self.executor.converge(&ns, &converge).await {
+                let _ = self.stalled(stall).await;
+            }
+        }
+        self.save_state();
+        tried
+    }
+
+    fn discard(&mut self, ids: &[u64]) -> u64 {
+        let mut discarded = 0;
+        for letter in self.shared.dead_letters() {
+            if !(ids.is_empty() || ids.contains(&letter.id)) {
+                continue;
+            }
+            let ns = Namespace::parse(&letter.namespace);
+            if let Some(key) = letter.key() {
+                self.shared.state().remove_dead_letter(&ns, &key);
+                self.executor.planner.clear_dead(&ns, &key);
+            }
+            self.executor.make_dirty(&ns, "a dead letter of it was discarded on request");
+            discarded += 1;
+        }
+        self.save_state();
+        discarded
+    }
+}

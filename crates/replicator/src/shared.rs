@@ -1,0 +1,350 @@
+//! What the replicator shows to the rest of the program, and the orders that it takes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::orphans::Orphan;
+use crate::state::{DeadLetter, Desired, Dirty, State};
+
+/// How an entry reached the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// Its statements were sent again.
+    Replayed,
+    /// Its documents were copied.
+    Converged,
+    /// It made its namespace dirty.
+    Dirty,
+}
+
+impl Way {
+    fn label(self) -> &'static str {
+        match self {
+            Way::Replayed => "replayed",
+            Way::Converged => "converged",
+            Way::Dirty => "dirty",
+        }
+    }
+}
+
+/// What the worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activity {
+    /// Told to stop, or not started yet.
+    #[default]
+    Stopped,
+    /// Told to pause.
+    Paused,
+    /// Finding the servers, waiting for late commands of an earlier run.
+    Connecting,
+    /// Nothing to do.
+    Idle,
+    /// Writing.
+    Applying,
+    /// The source does not answer.
+    WaitingForSource,
+    /// The target does not answer, or refuses us.
+    WaitingForTarget,
+}
+
+/// The connection to one server.
+#[derive(Debug, Clone, Default)]
+pub struct Link {
+    /// Whether it answered last.
+    pub connected: bool,
+    /// Milliseconds since 1970 of the last change.
+    pub since_ms: u64,
+    /// The last error and when it was.
+    pub last_error: Option<(String, u64)>,
+    /// `standalone`, the replica set's name, or empty when never seen.
+    pub topology: String,
+}
+
+/// Numbers since the start, or the last reset.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    /// Entries by way.
+    pub replayed: u64,
+    /// Entries whose documents were copied.
+    pub converged: u64,
+    /// Entries that made a namespace dirty.
+    pub dirty: u64,
+    /// Documents that the target refused.
+    pub failed: u64,
+    /// Batches, and the milliseconds that they took together.
+    pub batches: u64,
+    /// See `batches`.
+    pub batch_ms: u64,
+}
+
+/// What the replicator looks like now.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// What it does.
+    pub activity: Activity,
+    /// The local mongod.
+    pub source: Link,
+    /// Atlas.
+    pub target: Link,
+    /// Everything below is applied.
+    pub applied: u64,
+    /// Entries applied since the start of the process; never reset.
+    pub entries_applied: u64,
+    /// When the oldest entry that is not applied was captured, in milliseconds since 1970.
+    pub oldest_pending_ms: Option<u64>,
+    /// Since the start or the last reset.
+    pub counts: Counts,
+    /// Milliseconds since 1970 of the last batch.
+    pub last_sync_ms: Option<u64>,
+    /// Marks whose outcome is still being looked for.
+    pub orphans: u64,
+}
+
+/// A change of the worker that does not fit its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// As it says.
+    #[error("the worker is {0}")]
+    WrongState(&'static str),
+    /// The state could not be written to disk, so the change would not survive a restart.
+    #[error("the change cannot be written to the log's folder")]
+    NotSaved,
+    /// The worker has ended, or did not answer.
+    #[error("the worker does not answer")]
+    NoAnswer,
+}
+
+/// An order that the worker carries out between two batches.
+pub enum Order {
+    /// Everything pending is given up; its namespaces become dirty. Answers how many entries.
+    Clear(oneshot::Sender<u64>),
+    /// Converge the keys of these dead letters (all when empty). Answers how many.
+    Retry(Vec<u64>, oneshot::Sender<u64>),
+    /// Forget these dead letters (all when empty); their namespaces become dirty. Answers how many.
+    Discard(Vec<u64>, oneshot::Sender<u64>),
+}
+
+struct Inner {
+    status: Mutex<Status>,
+    state: Mutex<State>,
+    orders: mpsc::Sender<Order>,
+    orphans: mpsc::UnboundedSender<Orphan>,
+    changed: Notify,
+    metrics: Metrics,
+}
+
+struct Metrics {
+    entries: IntCounterVec,
+    keyed: IntCounterVec,
+    batch_seconds: Histogram,
+    failures: IntCounterVec,
+}
+
+/// The replicator as the rest of the program sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct Shared(Arc<Inner>);
+
+/// The ends of the channels that the replicator's tasks read.
+pub(crate) struct Inbox {
+    pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) orphans: mpsc::UnboundedReceiver<Orphan>,
+}
+
+impl Shared {
+    pub(crate) fn new(state: State, registry: &Registry) -> Result<(Shared, Inbox), prometheus::Error> {
+        // Orders come from people; a full queue answers "does not answer".
+        let (orders, order_inbox) = mpsc::channel(16);
+        // Bounded by the writes in flight: one for each connection that broke.
+        let (orphans, orphan_inbox) = mpsc::unbounded_channel();
+        let metrics = Metrics::new(registry)?;
+        let changed = Notify::new();
+        let inner =
+            Inner { status: Mutex::default(), state: Mutex::new(state), orders, orphans, changed, metrics };
+        Ok((Shared(Arc::new(inner)), Inbox { orders: order_inbox, orphans: orphan_inbox }))
+    }
+
+    /// What it looks like now.
+    pub fn status(&self) -> Status {
+        self.status_mut().clone()
+    }
+
+    /// What it was told.
+    pub fn desired(&self) -> Desired {
+        self.state().desired()
+    }
+
+    /// The dirty namespaces by name, and the reason when everything is.
+    pub fn dirty(&self) -> (Vec<(String, Dirty)>, Option<Dirty>) {
+        let state = self.state();
+        let list = state.dirty().map(|(ns, dirty)| (ns.to_string(), dirty.clone())).collect();
+        (list, state.everything_dirty().cloned())
+    }
+
+    /// The dead letters, oldest first.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.state().dead_letters().to_vec()
+    }
+
+    /// Starts a stopped worker.
+    pub fn start(&self) -> Result<(), ControlError> {
+        self.change(Desired::Running, |now| now == Desired::Stopped)
+    }
+
+    /// Stops the worker: the target's connections are closed after the batch.
+    pub fn stop(&self) -> Result<(), ControlError> {
+        self.change(Desired::Stopped, |now| now != Desired::Stopped)
+    }
+
+    /// Pauses the worker after the batch; connections stay.
+    pub fn pause(&self) -> Result<(), ControlError> {
+        self.change(Desired::Paused, |now| now == Desired::Running)
+    }
+
+    /// Resumes a paused worker.
+    pub fn resume(&self) -> Result<(), ControlError> {
+        self.change(Desired::Running, |now| now == Desired::Paused)
+    }
+
+    fn change(&self, to: Desired, allowed: impl Fn(Desired) -> bool) -> Result<(), ControlError> {
+        let mut state = self.state();
+        let now = state.desired();
+        if !allowed(now) {
+            let name = match now {
+                Desired::Running => "running",
+                Desired::Paused => "paused",
+                Desired::Stopped => "stopped",
+            };
+            return Err(ControlError::WrongState(name));
+        }
+        state.set_desired(to);
+        if state.save().is_err() {
+            state.set_desired(now);
+            return Err(ControlError::NotSaved);
+        }
+        drop(state);
+        self.0.changed.notify_one();
+        Ok(())
+    }
+
+    /// Gives up everything pending; its namespaces become dirty. Says how many entries.
+    pub async fn clear(&self) -> Result<u64, ControlError> {
+        self.order(Order::Clear).await
+    }
+
+    /// Copies the documents of these dead letters (all when empty). Says how many are tried.
+    pub async fn retry(&self, ids: Vec<u64>) -> Result<u64, ControlError> {
+        self.order(|answer| Order::Retry(ids, answer)).await
+    }
+
+    /// Forgets these dead letters (all when empty); their namespaces become dirty. Says how many.
+    pub async fn discard(&self, ids: Vec<u64>) -> Result<u64, ControlError> {
+        self.order(|answer| Order::Discard(ids, answer)).await
+    }
+
+    async fn order(&self, order: impl FnOnce(oneshot::Sender<u64>) -> Order) -> Result<u64, ControlError> {
+        let (answer, answered) = oneshot::channel();
+        self.0.orders.try_send(order(answer)).map_err(|_| ControlError::NoAnswer)?;
+        self.0.changed.notify_one();
+        answered.await.map_err(|_| ControlError::NoAnswer)
+    }
+
+    /// Counts start from zero again; positions and metrics do not.
+    pub fn reset_counts(&self) {
+        self.status_mut().counts = Counts::default();
+    }
+
+    /// A write whose reply will never come: it is in flight until the source has lost its connection.
+    pub fn orphan(&self, orphan: Orphan) {
+        self.status_mut().orphans += 1;
+        // Fails only when the replicator has ended; the mark in the log speaks for itself then.
+        let _ = self.0.orphans.send(orphan);
+    }
+
+    pub(crate) async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    pub(crate) fn status_mut(&self) -> MutexGuard<'_, Status> {
+        self.0.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn count_entry(&self, way: Way, names_id: bool) {
+        self.0.metrics.entries.with_label_values(&[way.label()]).inc();
+        if names_id {
+            self.0.metrics.keyed.with_label_values(&[way.label()]).inc();
+        }
+        let mut status = self.status_mut();
+        status.entries_applied += 1;
+        match way {
+            Way::Replayed => status.counts.replayed += 1,
+            Way::Converged => status.counts.converged += 1,
+            Way::Dirty => status.counts.dirty += 1,
+        }
+    }
+
+    pub(crate) fn count_failed(&self) {
+        self.0.metrics.failures.with_label_values(&["refused"]).inc();
+        self.status_mut().counts.failed += 1;
+    }
+
+    pub(crate) fn count_stall(&self, server: &'static str) {
+        self.0.metrics.failures.with_label_values(&[server]).inc();
+    }
+
+    pub(crate) fn count_batch(&self, took: std::time::Duration) {
+        self.0.metrics.batch_seconds.observe(took.as_secs_f64());
+        let mut status = self.status_mut();
+        status.counts.batches += 1;
+        status.counts.batch_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        status.last_sync_ms = Some(now_ms());
+    }
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Result<Metrics, prometheus::Error> {
+        let entries = IntCounterVec::new(
+            Opts::new("dualsync_entries_total", "Entries applied to the target, by the way they went."),
+            &["way"],
+        )?;
+        let keyed = IntCounterVec::new(
+            Opts::new("dualsync_keyed_entries_total", "Of these, entries whose every statement names _id."),
+            &["way"],
+        )?;
+        let batch_seconds = Histogram::with_opts(HistogramOpts::new(
+            "dualsync_replicator_batch_seconds",
+            "Time from reading a batch to its last acknowledgement by the target.",
+        ))?;
+        let failures = IntCounterVec::new(
+            Opts::new(
+                "dualsync_replicator_failures_total",
+                "Documents refused, and batches stalled by a server.",
+            ),
+            &["kind"],
+        )?;
+        for way in [Way::Replayed, Way::Converged, Way::Dirty] {
+            entries.with_label_values(&[way.label()]);
+            keyed.with_label_values(&[way.label()]);
+        }
+        for kind in ["refused", "source", "target"] {
+            failures.with_label_values(&[kind]);
+        }
+        registry.register(Box::new(entries.clone()))?;
+        registry.register(Box::new(keyed.clone()))?;
+        registry.register(Box::new(batch_seconds.clone()))?;
+        registry.register(Box::new(failures.clone()))?;
+        Ok(Metrics { entries, keyed, batch_seconds, failures })
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,216 @@
+//! The local mongod, as the replicator reads it: documents as they are now, options, and who is connected.
+//!
+//! Never on a client's path: this is a connection of our own. On a replica set everything is read from the
+//! primary with read concern majority, not before the writes in question.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bson::raw::{RawArrayBuf, RawDocumentBuf};
+use bson::{Timestamp, cstr, doc, rawdoc};
+use futures_util::StreamExt as _;
+use mongodb::options::ClientOptions;
+use mongodb::{Client, Cursor};
+use record::{Key, Namespace};
+
+use crate::error::ServerError;
+
+/// Longest wait for one answer.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Documents are read in portions of about this many bytes, so that memory stays bounded.
+const READ_BYTES_MAX: usize = 32 << 20;
+
+/// The server that the application writes to.
+#[derive(Clone)]
+pub struct Source {
+    client: Client,
+}
+
+/// Part of the documents that were asked for.
+#[derive(Debug)]
+pub struct Portion {
+    /// As they are on the source now, byte for byte.
+    pub documents: Vec<RawDocumentBuf>,
+    /// Whether what is not among them does not exist; else: ask again for the rest.
+    pub complete: bool,
+}
+
+/// A collection as `listCollections` shows it.
+#[derive(Debug, Clone)]
+pub struct Collection {
+    /// `collection`, `view` or `timeseries`.
+    pub kind: String,
+    /// As given to `create`.
+    pub options: RawDocumentBuf,
+}
+
+impl Collection {
+    /// Capped collections keep an order that cannot be converged.
+    pub fn is_capped(&self) -> bool {
+        self.options.get_bool("capped").unwrap_or(false)
+    }
+
+    /// Whether strings compare by a collation, so that a text key is not one document.
+    pub fn has_collation(&self) -> bool {
+        self.options.get_document("collation").is_ok_and(|c| c.get_str("locale").is_ok_and(|l| l != "simple"))
+    }
+}
+
+impl Source {
+    /// Prepares connections; none is made yet. Errors: an address that cannot be understood.
+    pub async fn new(uri: &str) -> Result<Source, ServerError> {
+        let mut options = ClientOptions::parse(uri).await?;
+        options.app_name = Some("dualsync replicator".to_owned());
+        options.server_selection_timeout = Some(Duration::from_secs(5));
+        options.connect_timeout = Some(Duration::from_secs(5));
+        options.max_pool_size = Some(8);
+        Ok(Source { client: Client::with_options(options)? })
+    }
+
+    /// Whether it answers, and its `hello`.
+    pub async fn hello(&self) -> Result<bson::Document, ServerError> {
+        answer("hello", self.client.database("admin").run_command(doc! {"hello": 1})).await
+    }
+
+    /// The documents with these keys, as they are now and not before `after`.
+    pub async fn read(
+        &self,
+        ns: &Namespace,
+        keys: &[&Key],
+        after: Option<Timestamp>,
+    ) -> Result<Portion, ServerError> {
+        let mut ids = RawArrayBuf::new();
+        for key in keys {
+            ids.push(key.id());
+        }
+        let mut find = RawDocumentBuf::new();
+        find.append(cstr!("find"), ns.coll());
+        find.append(cstr!("filter"), rawdoc! {"_id": {"$in": ids}});
+        if let Some(concern) = self.read_concern(after).await? {
+            find.append(cstr!("readConcern"), concern);
+        }
+        let mut cursor = self.cursor(ns.db(), find).await?;
+        let mut portion = Portion { documents: Vec::new(), complete: true };
+        let mut bytes = 0;
+        while let Some(document) = next(&mut cursor).await? {
+            bytes += document.as_bytes().len();
+            portion.documents.push(document);
+            if bytes > READ_BYTES_MAX {
+                portion.complete = false;
+                break;
+            }
+        }
+        Ok(portion)
+    }
+
+    /// On a replica set: majority, at or after both `after` and what the server has acknowledged by now.
+    async fn read_concern(&self, after: Option<Timestamp>) -> Result<Option<RawDocumentBuf>, ServerError> {
+        let hello = self.hello().await?;
+        if !hello.contains_key("setName") {
+            return Ok(None);
+        }
+        let mut concern = rawdoc! {"level": "majority"};
+        if let Some(time) = hello.get_timestamp("operationTime").ok().max(after) {
+            concern.append(cstr!("afterClusterTime"), time);
+        }
+        Ok(Some(concern))
+    }
+
+    /// The collection's kind and options; `None` when it does not exist.
+    pub async fn collection(&self, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
+        collection(&self.client, ns).await
+    }
+
+    /// The collections that hold at least one document.
+    pub async fn non_empty(&self) -> Result<Vec<Namespace>, ServerError> {
+        non_empty(&self.client).await
+    }
+
+    /// The far ends (`ip:port`) of all connections that mongod knows. Needs the privilege `inprog`.
+    pub async fn connections(&self) -> Result<HashSet<String>, ServerError> {
+        let command = rawdoc! {
+            "aggregate": 1,
+            "pipeline": [
+                {"$currentOp": {"allUsers": true, "idleConnections": true}},
+                {"$project": {"client": 1}},
+            ],
+            "cursor": {},
+        };
+        let mut cursor = self.cursor("admin", command).await?;
+        let mut ends = HashSet::new();
+        while let Some(operation) = next(&mut cursor).await? {
+            if let Ok(client) = operation.get_str("client") {
+                ends.insert(client.to_owned());
+            }
+        }
+        Ok(ends)
+    }
+
+    async fn cursor(&self, db: &str, command: RawDocumentBuf) -> Result<Cursor<RawDocumentBuf>, ServerError> {
+        cursor(&self.client, db, command).await
+    }
+}
+
+/// Opens a cursor over raw documents.
+pub(crate) async fn cursor(
+    client: &Client,
+    db: &str,
+    command: RawDocumentBuf,
+) -> Result<Cursor<RawDocumentBuf>, ServerError> {
+    let db = client.database(db);
+    let cursor = answer("a query", db.run_raw_cursor_command(command)).await?;
+    Ok(cursor.with_type())
+}
+
+/// The cursor's next document.
+pub(crate) async fn next(cursor: &mut Cursor<RawDocumentBuf>) -> Result<Option<RawDocumentBuf>, ServerError> {
+    match tokio::time::timeout(ANSWER_WAIT_MAX, cursor.next()).await {
+        Ok(Some(document)) => Ok(Some(document?)),
+        Ok(None) => Ok(None),
+        Err(_) => Err(ServerError::timed_out("a query", ANSWER_WAIT_MAX)),
+    }
+}
+
+/// An answer, or an error once it has taken too long.
+pub(crate) async fn answer<T>(
+    what: &str,
+    action: impl IntoFuture<Output = mongodb::error::Result<T>>,
+) -> Result<T, ServerError> {
+    match tokio::time::timeout(ANSWER_WAIT_MAX, action.into_future()).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(ServerError::timed_out(what, ANSWER_WAIT_MAX)),
+    }
+}
+
+/// The collection's kind and options on this server; `None` when it does not exist.
+pub(crate) async fn collection(client: &Client, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
+    let command = rawdoc! {"listCollections": 1, "filter": {"name": ns.coll()}, "cursor": {}};
+    let mut cursor = cursor(client, ns.db(), command).await?;
+    let Some(info) = next(&mut cursor).await? else { return Ok(None) };
+    let options = info.get_document("options").map(ToOwned::to_owned).unwrap_or_default();
+    Ok(Some(Collection { kind: info.get_str("type").unwrap_or("collection").to_owned(), options }))
+}
+
+/// The collections of this server's databases that hold at least one document; not the server's own, not ours.
+pub(crate) async fn non_empty(client: &Client) -> Result<Vec<Namespace>, ServerError> {
+    let mut found = Vec::new();
+    for db in answer("listDatabases", client.list_database_names()).await? {
+        if matches!(db.as_str(), "admin" | "config" | "local" | crate::target::OWN_DATABASE) {
+            continue;
+        }
+        let command = rawdoc! {"listCollections": 1, "filter": {"type": {"$ne": "view"}}, "nameOnly": true, "cursor": {}};
+        let mut names = cursor(client, &db, command).await?;
+        while let Some(info) = next(&mut names).await? {
+            let Ok(name) = info.get_str("name") else { continue };
+            if name.starts_with("system.") {
+                continue;
+            }
+            let mut first =
+                cursor(client, &db, rawdoc! {"find": name, "limit": 1, "projection": {"_id": 1}}).await?;
+            if next(&mut first).await?.is_some() {
+                found.push(Namespace::new(&db, name));
+            }
+        }
+    }
+    Ok(found)
+}

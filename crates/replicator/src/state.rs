@@ -1,0 +1,283 @@
+//! What the replicator must remember beside the log: dirty namespaces, dead letters, what it was told.
+//!
+//! One small JSON file beside the segments, replaced as a whole (written aside, synced, renamed, folder synced)
+//! before the cursor passes the entries that made it change. Lost or unreadable: everything is dirty.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use bson::raw::RawDocumentBuf;
+use record::{Key, Namespace};
+use serde::{Deserialize, Serialize};
+
+/// The file's name in the log's folder.
+const FILE: &str = "replicator.json";
+/// Dead letters kept; beyond that the key's namespace becomes dirty. About 300 bytes each.
+pub const DEAD_LETTERS_MAX: usize = 10_000;
+
+/// What the worker was told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Desired {
+    /// Follow.
+    #[default]
+    Running,
+    /// Keep connections, apply nothing.
+    Paused,
+    /// Close the target.
+    Stopped,
+}
+
+/// Why a namespace needs a full comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dirty {
+    /// For a person.
+    pub reason: String,
+    /// Milliseconds since 1970.
+    pub since_ms: u64,
+    /// It had documents before dualsync came, or the target had.
+    pub not_copied_yet: bool,
+}
+
+/// A key that is not equal yet, because the target refused its document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Counts up; names the letter in the API.
+    pub id: u64,
+    /// `db.coll`.
+    pub namespace: String,
+    /// `{_id: …}` as raw BSON, in hexadecimal.
+    pub key_bson: String,
+    /// `_id` for a person.
+    pub key: String,
+    /// The target's code.
+    pub code: Option<i32>,
+    /// The target's words.
+    pub reason: String,
+    /// Milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    log_id: String,
+    desired: Desired,
+    source_seen: bool,
+    target_seen: bool,
+    everything_dirty: Option<Dirty>,
+    dirty: BTreeMap<String, Dirty>,
+    dead_letters: Vec<DeadLetter>,
+    next_letter: u64,
+}
+
+/// The remembered state; changes reach the disk with [`State::save`].
+#[derive(Debug)]
+pub struct State {
+    path: PathBuf,
+    content: Content,
+    changed: bool,
+}
+
+impl State {
+    /// Reads the state of the log `log_id` in `dir`. A missing one is new when the log is; else, like one that
+    /// cannot be read, it means that everything is dirty.
+    pub fn open(dir: &Path, log_id: &str, log_is_new: bool, now_ms: u64) -> State {
+        let path = dir.join(FILE);
+        let new = Content { version: 1, log_id: log_id.to_owned(), next_letter: 1, ..Content::default() };
+        let mut state = State { path, content: new, changed: true };
+        let lost = match fs::read(&state.path) {
+            Ok(bytes) => match serde_json::from_slice::<Content>(&bytes) {
+                Ok(content) if content.version == 1 && content.log_id == log_id => {
+                    state.content = content;
+                    state.changed = false;
+                    None
+                }
+                Ok(_) => Some("the replicator's state belongs to another log or version".to_owned()),
+                Err(error) => Some(format!("the replicator's state cannot be read: {error}")),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound && log_is_new => None,
+            Err(error) => Some(format!("the replicator's state is missing: {error}")),
+        };
+        if let Some(reason) = lost {
+            state.set_everything_dirty(&reason, now_ms);
+        }
+        state
+    }
+
+    /// Writes what has changed, so that it survives a crash of the host.
+    pub fn save(&mut self) -> io::Result<()> {
+        if !self.changed {
+            return Ok(());
+        }
+        let aside = self.path.with_extension("json.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+        file.write_all(&serde_json::to_vec_pretty(&self.content)?)?;
+        file.sync_all()?;
+        fs::rename(&aside, &self.path)?;
+        if let Some(dir) = self.path.parent() {
+            File::open(dir)?.sync_all()?;
+        }
+        self.changed = false;
+        Ok(())
+    }
+
+    /// What the worker was told.
+    pub fn desired(&self) -> Desired {
+        self.content.desired
+    }
+
+    /// Remembers what the worker is told.
+    pub fn set_desired(&mut self, desired: Desired) {
+        self.changed |= self.content.desired != desired;
+        self.content.desired = desired;
+    }
+
+    /// Whether the source has been looked at for documents from before.
+    pub fn source_seen(&self) -> bool {
+        self.content.source_seen
+    }
+
+    /// The source has been looked at.
+    pub fn set_source_seen(&mut self) {
+        self.content.source_seen = true;
+        self.changed = true;
+    }
+
+    /// Whether the target has been looked at for documents from before.
+    pub fn target_seen(&self) -> bool {
+        self.content.target_seen
+    }
+
+    /// The target has been looked at, or must be again.
+    pub fn set_target_seen(&mut self, seen: bool) {
+        self.changed |= self.content.target_seen != seen;
+        self.content.target_seen = seen;
+    }
+
+    /// The dirty namespaces.
+    pub fn dirty(&self) -> impl Iterator<Item = (Namespace, &Dirty)> {
+        self.content.dirty.iter().map(|(name, dirty)| (Namespace::parse(name), dirty))
+    }
+
+    /// Set when nothing can be trusted without a full comparison.
+    pub fn everything_dirty(&self) -> Option<&Dirty> {
+        self.content.everything_dirty.as_ref()
+    }
+
+    /// Makes `ns` dirty; says whether it was not before.
+    pub fn set_dirty(&mut self, ns: &Namespace, reason: &str, not_copied_yet: bool, now_ms: u64) -> bool {
+        let dirty = Dirty { reason: reason.to_owned(), since_ms: now_ms, not_copied_yet };
+        let new = !self.content.dirty.contains_key(ns.as_str());
+        if new {
+            self.content.dirty.insert(ns.as_str().to_owned(), dirty);
+            self.changed = true;
+        }
+        new
+    }
+
+    /// Makes everything dirty.
+    pub fn set_everything_dirty(&mut self, reason: &str, now_ms: u64) {
+        if self.content.everything_dirty.is_none() {
+            let dirty = Dirty { reason: reason.to_owned(), since_ms: now_ms, not_copied_yet: false };
+            self.content.everything_dirty = Some(dirty);
+            self.changed = true;
+        }
+    }
+
+    /// The dead letters, oldest first.
+    pub fn dead_letters(&self) -> &[DeadLetter] {
+        &self.content.dead_letters
+    }
+
+    /// Keeps a dead letter for `key`, instead of an older one; `false` when the store is full.
+    pub fn add_dead_letter(
+        &mut self,
+        ns: &Namespace,
+        key: &Key,
+        code: Option<i32>,
+        reason: &str,
+        now_ms: u64,
+    ) -> bool {
+        self.remove_dead_letter(ns, key);
+        if self.content.dead_letters.len() >= DEAD_LETTERS_MAX {
+            return false;
+        }
+        let letter = DeadLetter {
+            id: self.content.next_letter,
+            namespace: ns.as_str().to_owned(),
+            key_bson: to_hex(key.filter().as_bytes()),
+            key: bson::Bson::try_from(key.id())
+                .map_or_else(|_| "?".to_owned(), |id| id.into_relaxed_extjson().to_string()),
+            code,
+            reason: reason.to_owned(),
+            since_ms: now_ms,
+        };
+        self.content.next_letter += 1;
+        self.content.dead_letters.push(letter);
+        self.changed = true;
+        true
+    }
+
+    /// Forgets the dead letter of `key`.
+    pub fn remove_dead_letter(&mut self, ns: &Namespace, key: &Key) {
+        let before = self.content.dead_letters.len();
+        let bson = to_hex(key.filter().as_bytes());
+        self.content.dead_letters.retain(|letter| letter.namespace != ns.as_str() || letter.key_bson != bson);
+        self.changed |= before != self.content.dead_letters.len();
+    }
+}
+
+impl DeadLetter {
+    /// The key that is not equal yet.
+    pub fn key(&self) -> Option<Key> {
+        let bytes = from_hex(&self.key_bson)?;
+        Key::of(&RawDocumentBuf::from_bytes(bytes).ok()?)
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    #[allow(clippy::cast_possible_truncation)]
+    digits.map(|digits| digits.chunks_exact(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::rawdoc;
+
+    #[test]
+    fn what_is_saved_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let ns = Namespace::new("d", "c");
+        let key = Key::of(&rawdoc! {"_id": {"a": "ü"}}).unwrap();
+        let mut state = State::open(dir.path(), "id", true, 1);
+        state.set_desired(Desired::Paused);
+        state.set_dirty(&ns, "because", true, 7);
+        assert!(state.add_dead_letter(&ns, &key, Some(121), "refused", 8));
+        state.save().unwrap();
+
+        let state = State::open(dir.path(), "id", false, 9);
+        assert_eq!(state.desired(), Desired::Paused);
+        assert!(state.dirty().any(|(name, dirty)| name == ns && dirty.reason == "because"));
+        assert_eq!(state.dead_letters()[0].key(), Some(key));
+        assert!(state.everything_dirty().is_none());
+    }
+
+    #[test]
+    fn a_lost_or_damaged_state_makes_everything_dirty() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(State::open(dir.path(), "id", true, 1).everything_dirty().is_none());
+        assert!(State::open(dir.path(), "id", false, 1).everything_dirty().is_some());
+        fs::write(dir.path().join(FILE), b"{ not json").unwrap();
+        assert!(State::open(dir.path(), "id", true, 1).everything_dirty().is_some());
+    }
+}

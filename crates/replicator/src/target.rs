@@ -1,0 +1,243 @@
+//! The target (Atlas), as the replicator writes it.
+//!
+//! - every write is a raw command with `w: "majority"` and `bypassDocumentValidation`
+//! - a connection that broke may have left a command running, which could land after its successor
+//!   (scenario D1): [`Target::fence`] waits until the server has lost every connection of earlier
+//!   generations of this log's replicator, known by their application name
+//! - our own bookkeeping lives in the database [`OWN_DATABASE`] and is never replicated
+//!
+//! Chosen against session ids that survive a restart: driver 3.9 adds its own `lsid` to every command and the
+//! server refuses a second one (40413), so a session cannot be resumed by a later process.
+
+use std::time::Duration;
+
+use bson::raw::RawDocumentBuf;
+use bson::{Bson, Document, doc, rawdoc};
+use mongodb::Client;
+use mongodb::options::ClientOptions;
+use record::Namespace;
+use tracing::warn;
+
+use crate::error::{Class, ServerError};
+use crate::source::{self, Collection, answer, cursor, next};
+
+/// The database on the target that holds dualsync's own state.
+pub const OWN_DATABASE: &str = "__dualsync";
+
+/// Between two looks at the target's connections.
+const FENCE_INTERVAL: Duration = Duration::from_millis(100);
+/// Where the server does not show its connections: how long a late command may take.
+const FENCE_BLIND_WAIT: Duration = Duration::from_secs(10);
+
+/// The server that is kept equal. One generation of connections; made anew after an unknown outcome.
+pub struct Target {
+    client: Client,
+    /// Begins the application name of all generations.
+    name: String,
+    generation: String,
+}
+
+/// What a write command answered.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// Documents matched, inserted or deleted.
+    pub n: u64,
+    /// Documents modified.
+    pub modified: u64,
+    /// Documents upserted.
+    pub upserted: u64,
+    /// Statements that failed: their index, code, and the values of a unique index that stood in the way.
+    pub errors: Vec<WriteError>,
+}
+
+/// One failed statement.
+#[derive(Debug)]
+pub struct WriteError {
+    /// Which statement.
+    pub index: usize,
+    /// The server's code.
+    pub code: i32,
+    /// For a person.
+    pub message: String,
+    /// The unique index's values, when one stood in the way.
+    pub key_value: Option<Document>,
+}
+
+impl Target {
+    /// Prepares connections of a new generation; none is made yet. `log_id` names the log that feeds the target.
+    pub async fn new(uri: &str, log_id: &str) -> Result<Target, ServerError> {
+        let mut options = ClientOptions::parse(uri).await?;
+        let name = format!("dualsync {log_id}");
+        let generation = format!("{name} {:016x}", fastrand::u64(..));
+        options.app_name = Some(generation.clone());
+        options.server_selection_timeout = Some(Duration::from_secs(5));
+        options.connect_timeout = Some(Duration::from_secs(10));
+        options.max_pool_size = Some(8);
+        Ok(Target { client: Client::with_options(options)?, name, generation })
+    }
+
+    /// Ends all connections of this generation.
+    pub async fn close(self) {
+        self.client.shutdown().immediate(true).await;
+    }
+
+    /// Whether it answers, and its `hello`.
+    pub async fn hello(&self) -> Result<Document, ServerError> {
+        answer("hello", self.client.database("admin").run_command(doc! {"hello": 1})).await
+    }
+
+    /// Waits until no command of an earlier generation can land any more.
+    pub async fn fence(&self) -> Result<(), ServerError> {
+        let mut everybody = true;
+        loop {
+            match self.others(everybody).await {
+                Ok(0) => return Ok(()),
+                Ok(_) => tokio::time::sleep(FENCE_INTERVAL).await,
+                // Without the privilege `inprog` a user still sees its own operations, which is what we ask for.
+                Err(error) if everybody && matches!(error.class, Class::Identity | Class::Refused) => {
+                    everybody = false
+                }
+                Err(error) if matches!(error.class, Class::Identity | Class::Refused) => {
+                    warn!(%error, wait_s = FENCE_BLIND_WAIT.as_secs(), "target does not show its connections, waiting for late commands instead");
+                    tokio::time::sleep(FENCE_BLIND_WAIT).await;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How many connections and operations of other generations the server knows.
+    async fn others(&self, everybody: bool) -> Result<usize, ServerError> {
+        let pattern = format!("^{} ", self.name);
+        let command = rawdoc! {
+            "aggregate": 1,
+            "pipeline": [
+                {"$currentOp": {"allUsers": everybody, "idleConnections": true}},
+                {"$match": {"appName": {"$regex": pattern, "$ne": self.generation.as_str()}}},
+                {"$project": {"appName": 1}},
+            ],
+            "cursor": {},
+        };
+        let mut cursor = cursor(&self.client, "admin", command).await?;
+        let mut count = 0;
+        while next(&mut cursor).await?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Sends a write command (without its write concern) and reads what it did.
+    pub async fn write(&self, ns: &Namespace, mut command: RawDocumentBuf) -> Result<Reply, ServerError> {
+        command.append(bson::cstr!("writeConcern"), rawdoc! {"w": "majority"});
+        let reply = answer("a write", self.client.database(ns.db()).run_raw_command(command)).await?;
+        if let Ok(concern) = reply.get_document("writeConcernError") {
+            // Done, but perhaps not for good: as if we did not know.
+            let message = concern.get_str("errmsg").unwrap_or("write concern not met").to_owned();
+            let code = concern.get_i32("code").ok();
+            return Err(ServerError { class: Class::Unknown, code, message });
+        }
+        Ok(read_reply(&reply))
+    }
+
+    /// The `_id`s, as `{_id: …}`, of at most `max` documents that match `filter`.
+    pub async fn candidates(
+        &self,
+        ns: &Namespace,
+        filter: &RawDocumentBuf,
+        collation: Option<&RawDocumentBuf>,
+        variables: Option<&RawDocumentBuf>,
+        max: usize,
+    ) -> Result<Vec<RawDocumentBuf>, ServerError> {
+        let mut find = rawdoc! {"find": ns.coll(), "projection": {"_id": 1}, "batchSize": 10_000};
+        find.append(bson::cstr!("filter"), filter.as_ref());
+        find.append(bson::cstr!("limit"), i64::try_from(max).unwrap_or(i64::MAX));
+        if let Some(collation) = collation {
+            find.append(bson::cstr!("collation"), collation.as_ref());
+        }
+        if let Some(variables) = variables {
+            find.append(bson::cstr!("let"), variables.as_ref());
+        }
+        let mut cursor = cursor(&self.client, ns.db(), find).await?;
+        let mut ids = Vec::new();
+        while let Some(id) = next(&mut cursor).await? {
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+
+    /// The `_id` of the document that holds these values of a unique index.
+    pub async fn holder(
+        &self,
+        ns: &Namespace,
+        values: &Document,
+    ) -> Result<Option<RawDocumentBuf>, ServerError> {
+        let filter = RawDocumentBuf::try_from(values).unwrap_or_default();
+        Ok(self.candidates(ns, &filter, None, None, 1).await?.pop())
+    }
+
+    /// The collection's kind and options; `None` when it does not exist.
+    pub async fn collection(&self, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
+        source::collection(&self.client, ns).await
+    }
+
+    /// The collections that hold at least one document.
+    pub async fn non_empty(&self) -> Result<Vec<Namespace>, ServerError> {
+        source::non_empty(&self.client).await
+    }
+
+    /// Creates a collection with these options; one that exists is left as it is.
+    pub async fn create(&self, ns: &Namespace, options: &RawDocumentBuf) -> Result<(), ServerError> {
+        const NAMESPACE_EXISTS: i32 = 48;
+        let mut create = rawdoc! {"create": ns.coll()};
+        for option in options {
+            let (name, value) = option.map_err(|e| ServerError::from_code(9, &e.to_string()))?;
+            create.append(name, value);
+        }
+        create.append(bson::cstr!("writeConcern"), rawdoc! {"w": "majority"});
+        match answer("create", self.client.database(ns.db()).run_raw_command(create)).await {
+            Err(error) if error.code == Some(NAMESPACE_EXISTS) => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// Notes on the target that this log feeds it; says whether it was noted before.
+    pub async fn remember_feed(&self, log_id: &str) -> Result<bool, ServerError> {
+        let command = rawdoc! {
+            "update": "feeds",
+            "updates": [{"q": {"_id": log_id}, "u": {"$setOnInsert": {"since": bson::DateTime::now()}}, "upsert": true}],
+        };
+        let reply = self.write(&Namespace::new(OWN_DATABASE, "feeds"), command).await?;
+        Ok(reply.upserted == 0)
+    }
+}
+
+fn read_reply(reply: &Document) -> Reply {
+    let number = |name| u64::try_from(integer(reply.get(name))).unwrap_or(0);
+    let errors = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+    Reply {
+        n: number("n"),
+        modified: number("nModified"),
+        upserted: reply.get_array("upserted").map_or(0, |list| list.len() as u64),
+        errors: errors.iter().filter_map(Bson::as_document).map(read_write_error).collect(),
+    }
+}
+
+fn read_write_error(error: &Document) -> WriteError {
+    WriteError {
+        index: usize::try_from(integer(error.get("index"))).unwrap_or(0),
+        code: i32::try_from(integer(error.get("code"))).unwrap_or(0),
+        message: error.get_str("errmsg").unwrap_or_default().to_owned(),
+        key_value: error.get_document("keyValue").ok().cloned(),
+    }
+}
+
+fn integer(value: Option<&Bson>) -> i64 {
+    match value {
+        Some(Bson::Int32(n)) => (*n).into(),
+        Some(Bson::Int64(n)) => *n,
+        #[allow(clippy::cast_possible_truncation)]
+        Some(Bson::Double(x)) => *x as i64,
+        _ => 0,
+    }
+}

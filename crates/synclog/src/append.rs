@@ -1,0 +1,228 @@
+//! Append and roll.
+//!
+//! - checksum of the payload, lock, position, one `pwritev`, unlock, publish: nothing else on a good day
+//! - a failed write is undone by cutting the file back; when even that fails, the log is poisoned
+//! - a roll takes the segment that was made ahead: a header, a rename, no sync. It waits only when the maker is behind
+//!
+//! The payload's checksum is made outside of the lock, over the very slices that are written.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use crate::config::{Config, Durability};
+use crate::disk::Disk;
+use crate::error::{AppendError, OpenError};
+use crate::flush::Unsynced;
+use crate::folder::{Folder, disk};
+use crate::format::{
+    RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, payload_crc, record_bytes,
+};
+use crate::log::{Segment, Shared};
+use crate::maker::{self, Spare};
+use crate::{Lsn, lock, wall_ms};
+
+/// Where the next record goes.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) file: Arc<File>,
+    pub(crate) end: u64,
+    /// Written since the flusher was last nudged.
+    unsynced_bytes: u64,
+    pub(crate) spare: Spare,
+    pub(crate) closed: bool,
+}
+
+impl Tail {
+    pub(crate) fn new(first: &Unsynced) -> Tail {
+        Tail {
+            segment: Arc::clone(&first.segment),
+            file: Arc::clone(&first.file),
+            end: SEGMENT_HEADER_BYTES,
+            unsynced_bytes: 0,
+            spare: Spare::Wanted,
+            closed: false,
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn append(&self, kind: u8, parts: &[&[u8]]) -> Result<Lsn, AppendError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let max = self.config.record_bytes_max;
+        // `record_bytes_max` is at most 1 GiB: what passes here fits the header's u32.
+        let len = match u32::try_from(len) {
+            Ok(fits) if len <= max => fits,
+            _ => return Err(AppendError::TooLarge { bytes: len, max }),
+        };
+        let payload_crc = payload_crc(parts);
+        let bytes = record_bytes(len as usize);
+
+        let mut tail = self.room(lock(&self.tail), bytes)?;
+        // Only the holder of `tail` moves the head.
+        let lsn = self.head();
+        let header = RecordHeader { len, lsn, durable: self.synced(), payload_crc, kind }.encode(self.seed);
+        let padding = &[0; 8][..bytes as usize - RECORD_HEADER_BYTES - len as usize];
+        if let Err(error) = write_record(&self.disk, &tail, &header, parts, padding) {
+            return Err(self.undo(&tail, error));
+        }
+        tail.end += bytes;
+        tail.segment.end.store(tail.end, Ordering::Release);
+        self.head.store(lsn.0 + 1, Ordering::SeqCst);
+        tail.unsynced_bytes += bytes;
+        let nudge = tail.unsynced_bytes >= NUDGE_BYTES && self.config.durability != Durability::Process;
+        if nudge {
+            tail.unsynced_bytes = 0;
+        }
+        drop(tail);
+        if nudge {
+            self.nudge_flusher();
+        }
+        if self.append_waiters.load(Ordering::SeqCst) > 0 {
+            self.appended.notify_waiters();
+        }
+        Ok(lsn)
+    }
+
+    pub(crate) async fn wait_appended(&self, beyond: Lsn) {
+        // Counted before the head is looked at, and the head is stored before the count is: one of both sees the other.
+        self.append_waiters.fetch_add(1, Ordering::SeqCst);
+        let _counted = Counted(self);
+        loop {
+            let appended = self.appended.notified();
+            if self.head() > beyond {
+                return;
+            }
+            appended.await;
+        }
+    }
+
+    /// Makes sure that the tail has room, by a roll when it has not.
+    fn room<'a>(&'a self, mut tail: MutexGuard<'a, Tail>, bytes: u64) -> Result<MutexGuard<'a, Tail>, AppendError> {
+        let mut asked = false;
+        loop {
+            self.healthy()?;
+            if tail.closed {
+                return Err(AppendError::Closed);
+            }
+            if !self.config.starts_segment(tail.end, bytes) {
+                return Ok(tail);
+            }
+            match std::mem::replace(&mut tail.spare, Spare::Wanted) {
+                Spare::Ready(file) => self.roll(&mut tail, file)?,
+                Spare::Failed(error) if asked => {
+                    let source = copy_of(&error);
+                    tail.spare = Spare::Failed(error);
+                    return Err(self.refused(source));
+                }
+                // The failure may be long past: one more try, then the truth.
+                Spare::Failed(_) => {
+                    asked = true;
+                    self.make.notify_one();
+                }
+                Spare::Wanted => tail = self.made.wait(tail).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn roll(&self, tail: &mut Tail, file: File) -> Result<(), AppendError> {
+        let (id, boot, base) = (self.id, self.boot, self.head());
+        let header = SegmentHeader { id, base, created_ms: wall_ms(), boot, gap_before: false };
+        let next = match name(&self.disk, &self.folder, &file, &header) {
+            Ok(segment) => Unsynced { segment: Arc::new(segment), file: Arc::new(file), named: false },
+            Err(error) => {
+                tail.spare = Spare::Ready(file);
+                return Err(self.refused(error));
+            }
+        };
+        tail.segment = Arc::clone(&next.segment);
+        tail.file = Arc::clone(&next.file);
+        tail.end = SEGMENT_HEADER_BYTES;
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).push_back(Arc::clone(&next.segment));
+        lock(&self.unsynced).push(next);
+        self.make.notify_one();
+        self.nudge_flusher();
+        Ok(())
+    }
+
+    /// After a failed write: any part of it may be in the file.
+    fn undo(&self, tail: &Tail, error: io::Error) -> AppendError {
+        match self.disk.truncate(&tail.file, tail.end) {
+            Ok(()) => self.refused(error),
+            Err(also) => {
+                let doing = format!("cut {} back after a failed write ({error})", tail.segment.path.display());
+                AppendError::Poisoned(self.poison(&doing, &also))
+            }
+        }
+    }
+
+    fn refused(&self, source: io::Error) -> AppendError {
+        AppendError::Disk { dir: self.folder.path.clone(), source }
+    }
+}
+
+/// Makes the segment that an open begins with, and syncs it.
+pub(crate) fn begin(
+    disk_calls: &Disk,
+    folder: &Folder,
+    config: &Config,
+    header: &SegmentHeader,
+) -> Result<Unsynced, OpenError> {
+    let failed = disk("make a segment in", &folder.path);
+    let file = maker::make(disk_calls, folder, config, maker::Full::Tolerated).map_err(&failed)?;
+    let segment = name(disk_calls, folder, &file, header).map_err(&failed)?;
+    disk_calls.sync_file(&file).and_then(|()| folder.sync(disk_calls)).map_err(&failed)?;
+    Ok(Unsynced { segment: Arc::new(segment), file: Arc::new(file), named: true })
+}
+
+/// Turns the spare into the segment that `header` describes. Nothing is synced.
+fn name(disk_calls: &Disk, folder: &Folder, file: &File, header: &SegmentHeader) -> io::Result<Segment> {
+    disk_calls.write(file, &[IoSlice::new(&header.encode())], 0)?;
+    let path = folder.segment(header.base);
+    disk_calls.rename(&folder.spare(), &path)?;
+    Ok(Segment {
+        base: header.base,
+        path,
+        created_ms: header.created_ms,
+        gap_before: header.gap_before,
+        end: AtomicU64::new(SEGMENT_HEADER_BYTES),
+    })
+}
+
+fn write_record(disk_calls: &Disk, tail: &Tail, header: &[u8], parts: &[&[u8]], padding: &[u8]) -> io::Result<()> {
+    let mut slices = [IoSlice::new(&[]); PARTS_MAX + 2];
+    let joined;
+    let parts = if parts.len() <= PARTS_MAX {
+        parts
+    } else {
+        joined = parts.concat();
+        &[&joined[..]]
+    };
+    slices[0] = IoSlice::new(header);
+    for (slice, part) in slices[1..].iter_mut().zip(parts) {
+        *slice = IoSlice::new(part);
+    }
+    slices[parts.len() + 1] = IoSlice::new(padding);
+    disk_calls.write(&tail.file, &slices[..parts.len() + 2], tail.end)
+}
+
+/// The same error once more, for the next one who asks.
+fn copy_of(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+}
+
+struct Counted<'a>(&'a Shared);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.append_waiters.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// More parts than this are joined first; nobody gathers a record from so many.
+const PARTS_MAX: usize = 14;
+
+/// The flusher starts early after so many bytes: a larger backlog of dirty pages would stall the appends themselves.
+const NUDGE_BYTES: u64 = 8 << 20;

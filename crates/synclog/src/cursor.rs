@@ -1,0 +1,160 @@
+//! The cursor: how far the log was applied, and what its reader needs to go on.
+//!
+//! - two slots, written in turn: a torn write leaves the other one (`cursor/slot.rs` has the bytes)
+//! - a slot is a lower bound. A stale one is fine; one that is ahead of the log is reported at open
+//! - the slot that is known to be on disk is never overwritten
+//! - a slot also says how far the log was synced and whether it was closed in order: recovery needs both
+
+pub(crate) mod slot;
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::sync::Mutex;
+
+use self::slot::{Loaded, SLOT_BYTES, Slot, open_or_create};
+use crate::disk::Disk;
+use crate::error::{CursorError, OpenError};
+use crate::folder::{Folder, disk};
+use crate::format::LogId;
+use crate::log::Shared;
+use crate::{Lsn, lock};
+
+/// The most data that a cursor carries.
+pub const CURSOR_DATA_MAX: usize = 448;
+
+/// How far the log was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cursor {
+    /// Everything below this position is applied.
+    pub applied: Lsn,
+    /// What the reader needs to go on; opaque, at most [`CURSOR_DATA_MAX`] bytes.
+    pub data: Vec<u8>,
+}
+
+/// When a stored cursor reaches the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CursorSync {
+    /// Before the call returns; segments below it may then be trimmed.
+    Now,
+    /// With the next flush. It survives the death of this process at once.
+    Later,
+}
+
+#[derive(Debug)]
+pub(crate) struct CursorFile {
+    disk: Disk,
+    id: LogId,
+    state: Mutex<State>,
+    /// Apart from `state`, so that looking does not wait for the disk. Set while `state` is held.
+    value: Mutex<Option<Cursor>>,
+}
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    generation: u64,
+    /// The slot that is known to be on disk; the other one is written next.
+    synced_slot: usize,
+    /// Where the cursor in the other slot stands, if that is written and not synced yet.
+    pending: Option<Lsn>,
+    durable_applied: Lsn,
+}
+
+impl CursorFile {
+    /// Goes on from what was loaded. Writes a slot at once, so that "closed" and "gap" do not outlive this open.
+    pub(crate) fn start(
+        disk_calls: &Disk,
+        folder: &Folder,
+        id: LogId,
+        loaded: Loaded,
+        durable: Lsn,
+    ) -> Result<CursorFile, OpenError> {
+        let path = folder.cursor();
+        let failed = disk("write", &path);
+        let file = open_or_create(disk_calls, &path).map_err(&failed)?;
+        let generation = loaded.slot.as_ref().map_or(0, |slot| slot.generation);
+        let value = loaded.slot.and_then(|slot| slot.cursor);
+        let state = State { file, generation, synced_slot: loaded.newest, pending: None, durable_applied: Lsn::ZERO };
+        let started = CursorFile {
+            disk: disk_calls.clone(),
+            id,
+            state: Mutex::new(state),
+            value: Mutex::new(value.clone()),
+        };
+        let mut state = lock(&started.state);
+        started.write(&mut state, value.as_ref(), durable, false).map_err(&failed)?;
+        started.sync(&mut state).map_err(&failed)?;
+        drop(state);
+        Ok(started)
+    }
+
+    pub(crate) fn value(&self) -> Option<Cursor> {
+        lock(&self.value).clone()
+    }
+
+    /// What the cursor on disk covers; zero when there is none.
+    pub(crate) fn durable_applied(&self) -> Lsn {
+        lock(&self.state).durable_applied
+    }
+
+    /// Syncs what was stored with [`CursorSync::Later`].
+    pub(crate) fn sync_pending(&self) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        if state.pending.is_some() { self.sync(&mut state) } else { Ok(()) }
+    }
+
+    /// The last slot of a log that is closed in order.
+    pub(crate) fn write_closed(&self, durable: Lsn) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let value = self.value();
+        self.write(&mut state, value.as_ref(), durable, true)?;
+        self.sync(&mut state)
+    }
+
+    fn write(&self, state: &mut State, cursor: Option<&Cursor>, durable: Lsn, closed: bool) -> io::Result<()> {
+        let generation = state.generation + 1;
+        let slot = Slot { id: self.id, generation, cursor: cursor.cloned(), durable, closed, gap: false };
+        let offset = (1 - state.synced_slot) * SLOT_BYTES;
+        self.disk.write(&state.file, &[IoSlice::new(&slot.encode())], offset as u64)?;
+        state.generation = generation;
+        state.pending = Some(cursor.map_or(Lsn::ZERO, |cursor| cursor.applied));
+        Ok(())
+    }
+
+    fn sync(&self, state: &mut State) -> io::Result<()> {
+        self.disk.sync_file(&state.file)?;
+        if let Some(applied) = state.pending.take() {
+            state.synced_slot = 1 - state.synced_slot;
+            state.durable_applied = applied;
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    pub(crate) fn store_cursor(&self, cursor: &Cursor, sync: CursorSync) -> Result<(), CursorError> {
+        if cursor.data.len() > CURSOR_DATA_MAX {
+            return Err(CursorError::TooLarge { bytes: cursor.data.len() });
+        }
+        let (applied, first, head) = (cursor.applied, self.trimmed(), self.head());
+        if applied < first || applied > head {
+            return Err(CursorError::Outside { applied, first, head });
+        }
+        self.healthy()?;
+        // A cursor on disk that is ahead of the log on disk would look like lost records.
+        if applied > self.durable() {
+            self.sync_now()?;
+        }
+        let mut state = lock(&self.cursor.state);
+        if self.is_closed() {
+            return Err(CursorError::Closed);
+        }
+        let failed = |source| CursorError::Disk { path: self.folder.cursor(), source };
+        self.cursor.write(&mut state, Some(cursor), self.synced(), false).map_err(failed)?;
+        *lock(&self.cursor.value) = Some(cursor.clone());
+        if sync == CursorSync::Now {
+            self.cursor.sync(&mut state).map_err(|error| self.poison("sync the cursor", &error))?;
+        }
+        Ok(())
+    }
+}

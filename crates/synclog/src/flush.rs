@@ -1,0 +1,147 @@
+//! The flusher: syncs in groups and publishes the durable position.
+//!
+//! - on request, every `flush_interval`, and every 8 MiB; all who wait share one sync
+//! - published is what the head was before the sync began; names of new segments are synced before their records count
+//! - a failed sync poisons the log for this process: afterwards nobody knows what the disk holds, and a second sync
+//!   would report success for pages that the kernel has given up
+//!
+//! Not here: `sync_file_range`. The sync every 8 MiB keeps the backlog of dirty pages small as well.
+
+use std::fs::File;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use crate::config::Durability;
+use crate::error::Poisoned;
+use crate::log::{Segment, Shared};
+use crate::{Lsn, lock};
+
+/// A segment that may hold records that are not synced.
+#[derive(Debug, Clone)]
+pub(crate) struct Unsynced {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) file: Arc<File>,
+    /// Its name is on disk.
+    pub(crate) named: bool,
+}
+
+/// What the flusher is asked to do.
+#[derive(Debug, Default)]
+pub(crate) struct Ask {
+    /// Somebody waits until everything below is durable.
+    wanted: Lsn,
+    nudged: bool,
+    pub(crate) stop: bool,
+}
+
+/// Runs until the log is closed or poisoned; syncs a last time when it is closed.
+pub(crate) fn run(shared: &Shared) {
+    loop {
+        let due = shared.wait_until_due();
+        if due.sync && shared.sync_now().is_err() {
+            return;
+        }
+        if let Err(error) = shared.cursor.sync_pending() {
+            shared.poison("sync the cursor", &error);
+            return;
+        }
+        if due.stop {
+            return;
+        }
+    }
+}
+
+struct Due {
+    sync: bool,
+    stop: bool,
+}
+
+impl Shared {
+    pub(crate) async fn wait_durable(&self, upto: Lsn) -> Result<(), Poisoned> {
+        if self.config.durability == Durability::Process {
+            // Durable is what is appended: there is no sync to wait for.
+            self.wait_appended(Lsn(upto.0.saturating_sub(1))).await;
+            return Ok(());
+        }
+        let mut asked = false;
+        loop {
+            let synced_more = self.synced_more.notified();
+            if self.durable() >= upto {
+                return Ok(());
+            }
+            self.healthy()?;
+            if upto > self.head() && self.is_closed() {
+                return Err(Poisoned { reason: "the log is closed".into() });
+            }
+            if !asked {
+                asked = true;
+                let mut ask = lock(&self.ask);
+                ask.wanted = ask.wanted.max(upto);
+                drop(ask);
+                self.wake.notify_one();
+            }
+            synced_more.await;
+        }
+    }
+
+    /// Asks for a sync that nobody waits for.
+    pub(crate) fn nudge_flusher(&self) {
+        lock(&self.ask).nudged = true;
+        self.wake.notify_one();
+    }
+
+    /// Syncs everything that is appended, on the caller's thread.
+    pub(crate) fn sync_now(&self) -> Result<(), Poisoned> {
+        let _one = lock(&self.syncing);
+        self.healthy()?;
+        // The head first: the list then has every segment with a record below it.
+        let head = self.head();
+        if head == self.synced() {
+            return Ok(());
+        }
+        let files = lock(&self.unsynced).clone();
+        for unsynced in &files {
+            let doing = || format!("sync {}", unsynced.segment.path.display());
+            self.disk.sync_file(&unsynced.file).map_err(|error| self.poison(&doing(), &error))?;
+        }
+        if files.iter().any(|unsynced| !unsynced.named) {
+            self.folder.sync(&self.disk).map_err(|error| self.poison("sync the log folder", &error))?;
+        }
+        self.synced.store(head.0, Ordering::SeqCst);
+        self.synced_more.notify_waiters();
+        self.retire(&files);
+        Ok(())
+    }
+
+    /// Lets go of the segments that were full when the sync began: they will not change any more.
+    fn retire(&self, files: &[Unsynced]) {
+        let Some((_, full)) = files.split_last() else { return };
+        for unsynced in full {
+            // Gives back what was reserved beyond the end; if that fails, it is only space.
+            let _ = self.disk.truncate(&unsynced.file, unsynced.segment.end.load(Ordering::Acquire));
+        }
+        let mut unsynced = lock(&self.unsynced);
+        unsynced.drain(..full.len());
+        if let Some(last) = unsynced.first_mut() {
+            last.named = true;
+        }
+    }
+
+    fn wait_until_due(&self) -> Due {
+        let deadline = Instant::now() + self.config.flush_interval;
+        let mut ask = lock(&self.ask);
+        loop {
+            let waited_for = ask.wanted > self.synced() && self.head() > self.synced();
+            if ask.stop || ask.nudged || waited_for {
+                ask.nudged = false;
+                return Due { sync: true, stop: ask.stop };
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Due { sync: self.config.durability != Durability::Process, stop: false };
+            }
+            ask = self.wake.wait_timeout(ask, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Makes opaque bytes durable, in order: segments, recovery, reader, cursor, trim.
+//!
+//! - [`SyncLog::append`] puts a record into the page cache: from then on it survives the death of this process;
+//!   [`SyncLog::wait_durable`] says when it survives the death of the host
+//! - records come back in the order of their [`Lsn`], whole and unchanged, or the loss is reported; never in silence
+//! - positions are exclusive: `trimmed <= applied <= durable <= head`, each means "everything below it"
+//! - one process per folder; any number of threads append, any number of [`Reader`]s follow
+//!
+//! Folder: `<first Lsn, 16 hex>.seg`, `cursor`, `LOCK`, `spare` (the next segment, made ahead), and what recovery
+//! set aside (`*.torn`, `*.damaged`). Files are 0600, the folder 0700. The bytes are described in `format.rs`.
+//!
+//! Not here: what the bytes mean, limits on the log's size (see [`SyncLog::stats`]), compression, encryption.
+
+mod append;
+mod config;
+mod cursor;
+mod disk;
+mod error;
+mod flush;
+mod folder;
+mod format;
+mod log;
+mod maker;
+mod reader;
+mod recover;
+mod trim;
+mod walk;
+
+pub use config::{Config, Durability};
+pub use cursor::{CURSOR_DATA_MAX, Cursor, CursorSync};
+pub use disk::{Call, Faults, Verdict};
+pub use error::{AppendError, CursorError, OpenError, Poisoned, ReadError, TrimError};
+pub use log::{Stats, SyncLog};
+pub use reader::{Reader, Record};
+pub use recover::Recovery;
+
+use std::fmt;
+
+/// A position in the log: dense, from 1. Zero is before everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// Before everything; no record has it.
+    pub const ZERO: Lsn = Lsn(0);
+
+    /// The first record of a new log.
+    pub(crate) const FIRST: Lsn = Lsn(1);
+
+    /// The position after this one.
+    pub fn next(self) -> Lsn {
+        Lsn(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Locks whatever a panicking thread left behind: every section under these locks leaves its data whole.
+pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Milliseconds since 1970, for people; nothing depends on it.
+pub(crate) fn wall_ms() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

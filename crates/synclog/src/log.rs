@@ -1,0 +1,375 @@
+//! The log as a whole: open, look, close.
+//!
+//! - a [`SyncLog`] is a cheap handle; the last one to go closes the log
+//! - two threads work beside the callers: one makes the next segment ahead, one syncs
+//! - locks, in the order in which they may be taken: `syncing`, cursor, `tail`, `segments`, `unsynced`, `ask`.
+//!   Of these only `tail` is taken by `append`, and nobody syncs or deletes while holding it
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::thread::JoinHandle;
+
+use tokio::sync::Notify;
+
+use crate::append::Tail;
+use crate::config::{Config, Durability};
+use crate::cursor::{Cursor, CursorFile, CursorSync};
+use crate::disk::Disk;
+use crate::error::{AppendError, CursorError, OpenError, Poisoned, ReadError, TrimError};
+use crate::flush::{Ask, Unsynced};
+use crate::folder::{Folder, FolderLock, disk, kernel_boot_id};
+use crate::format::{self, BootId, LogId, SegmentHeader};
+use crate::reader::Reader;
+use crate::recover::{Recovery, recover};
+use crate::{Lsn, append, flush, lock, maker, wall_ms};
+
+/// An open log. Clones share it; [`SyncLog::close`] or the end of the last clone closes it.
+#[derive(Debug, Clone)]
+pub struct SyncLog {
+    owner: Arc<Owner>,
+}
+
+/// Figures about an open log.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The first position that can be read.
+    pub first: Lsn,
+    /// The position that the next append gets.
+    pub head: Lsn,
+    /// Everything below it is synced.
+    pub durable: Lsn,
+    /// Bytes in segments, headers included; without what is reserved for the records to come.
+    pub bytes: u64,
+    /// Segment files.
+    pub segments: usize,
+    /// Positions from `first` to `head`: the records, if there is no gap.
+    pub records: u64,
+    /// When the oldest segment was begun, in milliseconds since 1970.
+    pub oldest_ms: u64,
+    /// Why the log takes no more records, if so.
+    pub poisoned: Option<String>,
+}
+
+/// One segment, as readers see it.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) base: Lsn,
+    pub(crate) path: PathBuf,
+    pub(crate) created_ms: u64,
+    pub(crate) gap_before: bool,
+    /// Everything before this offset is written whole. Stored before `head` is.
+    pub(crate) end: AtomicU64,
+}
+
+/// What the handles, the readers and both threads have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) disk: Disk,
+    pub(crate) folder: Folder,
+    pub(crate) id: LogId,
+    pub(crate) seed: u32,
+    pub(crate) boot: BootId,
+    pub(crate) cursor: CursorFile,
+    pub(crate) segments: RwLock<VecDeque<Arc<Segment>>>,
+    /// One trim at a time.
+    pub(crate) trimming: Mutex<()>,
+
+    pub(crate) head: AtomicU64,
+    pub(crate) tail: Mutex<Tail>,
+    /// To the maker: a segment is wanted. Goes with `tail`.
+    pub(crate) make: Condvar,
+    /// From the maker: it is there, or it failed. Goes with `tail`.
+    pub(crate) made: Condvar,
+    pub(crate) appended: Notify,
+    pub(crate) append_waiters: AtomicUsize,
+
+    pub(crate) synced: AtomicU64,
+    pub(crate) unsynced: Mutex<Vec<Unsynced>>,
+    /// One sync at a time.
+    pub(crate) syncing: Mutex<()>,
+    pub(crate) ask: Mutex<Ask>,
+    /// To the flusher. Goes with `ask`.
+    pub(crate) wake: Condvar,
+    pub(crate) synced_more: Notify,
+    pub(crate) poisoned: OnceLock<Poisoned>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    shared: Arc<Shared>,
+    closing: Mutex<Option<Closing>>,
+}
+
+/// What ends with the log.
+#[derive(Debug)]
+struct Closing {
+    threads: Vec<JoinHandle<()>>,
+    _lock: FolderLock,
+}
+
+impl SyncLog {
+    /// Opens the log in `config.dir`, or makes it: locks the folder, recovers, starts both threads.
+    ///
+    /// What recovery found is in the second value; it is not an error. Blocks; reads up to what was not synced when
+    /// the log was last written, as a rule one segment.
+    pub fn open(config: Config) -> Result<(SyncLog, Recovery), OpenError> {
+        config.check()?;
+        let disk_calls = Disk::new(config.faults.clone());
+        let folder = Folder::prepare(&config.dir)?;
+        let folder_lock = folder.lock()?;
+        let boot = config.boot_id.unwrap_or_else(kernel_boot_id);
+        let recovered = recover(&disk_calls, &folder, boot)?;
+        let head = recovered.report.head;
+
+        let (id, gap_before) = (recovered.id, recovered.gap_before_head);
+        let header = SegmentHeader { id, base: head, created_ms: wall_ms(), boot, gap_before };
+        let first = append::begin(&disk_calls, &folder, &config, &header)?;
+        let cursor = CursorFile::start(&disk_calls, &folder, id, recovered.cursor, head)?;
+        folder.sync(&disk_calls).map_err(disk("sync", &folder.path))?;
+
+        let kept = recovered.segments.into_iter().map(|kept| Segment {
+            base: kept.header.base,
+            path: kept.path,
+            created_ms: kept.header.created_ms,
+            gap_before: kept.header.gap_before,
+            end: AtomicU64::new(kept.end),
+        });
+        let segments = kept.map(Arc::new).chain([first.segment.clone()]).collect();
+        let shared = Arc::new(Shared {
+            disk: disk_calls,
+            folder,
+            id,
+            seed: format::seed(&id),
+            boot,
+            cursor,
+            segments: RwLock::new(segments),
+            trimming: Mutex::default(),
+            head: AtomicU64::new(head.0),
+            tail: Mutex::new(Tail::new(&first)),
+            make: Condvar::new(),
+            made: Condvar::new(),
+            appended: Notify::new(),
+            append_waiters: AtomicUsize::new(0),
+            synced: AtomicU64::new(head.0),
+            unsynced: Mutex::new(vec![first]),
+            syncing: Mutex::default(),
+            ask: Mutex::default(),
+            wake: Condvar::new(),
+            synced_more: Notify::new(),
+            poisoned: OnceLock::new(),
+            config,
+        });
+        // From here on the owner's drop ends whatever has been started.
+        let closing = Closing { threads: Vec::new(), _lock: folder_lock };
+        let log = SyncLog { owner: Arc::new(Owner { shared, closing: Mutex::new(Some(closing)) }) };
+        log.start("synclog-flush", flush::run)?;
+        log.start("synclog-make", maker::run)?;
+        Ok((log, recovered.report))
+    }
+
+    /// Appends one record, its payload given in parts; about a microsecond, on the caller's thread.
+    ///
+    /// From its return on, the record survives the death of this process, and readers see it. After an error nothing
+    /// of it is there and nothing else has changed.
+    pub fn append(&self, kind: u8, parts: &[&[u8]]) -> Result<Lsn, AppendError> {
+        self.shared().append(kind, parts)
+    }
+
+    /// The position that the next append gets: everything below it is appended.
+    pub fn head(&self) -> Lsn {
+        self.shared().head()
+    }
+
+    /// Everything below it is synced. With [`Durability::Process`] the same as [`SyncLog::head`].
+    pub fn durable(&self) -> Lsn {
+        self.shared().durable()
+    }
+
+    /// Everything below it is deleted: the first position that can still be read.
+    pub fn trimmed(&self) -> Lsn {
+        self.shared().trimmed()
+    }
+
+    /// Resolves once [`SyncLog::durable`] has reached `upto`; all who wait share one sync.
+    /// An `upto` beyond the head waits for the appends, too. May be dropped at any time.
+    pub async fn wait_durable(&self, upto: Lsn) -> Result<(), Poisoned> {
+        self.shared().wait_durable(upto).await
+    }
+
+    /// Resolves once [`SyncLog::head`] is greater than `beyond`. On a closed log it may never.
+    /// May be dropped at any time.
+    pub async fn wait_appended(&self, beyond: Lsn) {
+        self.shared().wait_appended(beyond).await;
+    }
+
+    /// A reader that begins at `from`; [`Lsn::ZERO`] means the first record that is kept.
+    ///
+    /// Reads the segment up to `from`, at most `segment_bytes_max`.
+    pub fn reader(&self, from: Lsn) -> Result<Reader, ReadError> {
+        Reader::new(Arc::clone(self.shared()), from)
+    }
+
+    /// Deletes the segments that lie wholly below `upto`, oldest first, never the last one.
+    ///
+    /// The durable cursor must cover `upto`. Blocks for the deletions; appends go on meanwhile.
+    pub fn trim(&self, upto: Lsn) -> Result<(), TrimError> {
+        self.shared().trim(upto)
+    }
+
+    /// The cursor that was stored last, in this run or an earlier one.
+    pub fn cursor(&self) -> Option<Cursor> {
+        self.shared().cursor.value()
+    }
+
+    /// Stores how far the log was applied. A cursor beyond [`SyncLog::durable`] waits for a sync of the log first,
+    /// so that a cursor on disk is never ahead of the log on disk. Blocks for the disk unless `sync` is `Later`.
+    ///
+    /// A failed sync poisons the log.
+    pub fn store_cursor(&self, cursor: &Cursor, sync: CursorSync) -> Result<(), CursorError> {
+        self.shared().store_cursor(cursor, sync)
+    }
+
+    /// Figures, taken one after the other.
+    pub fn stats(&self) -> Stats {
+        let shared = self.shared();
+        let segments = shared.list();
+        let (first, head) = (shared.trimmed_of(&segments), shared.head());
+        Stats {
+            first,
+            head,
+            durable: shared.durable(),
+            bytes: segments.iter().map(|segment| segment.end.load(Ordering::Acquire)).sum(),
+            segments: segments.len(),
+            records: head.0.saturating_sub(first.0),
+            oldest_ms: segments.front().map_or(0, |segment| segment.created_ms),
+            poisoned: shared.poisoned.get().map(|poisoned| poisoned.reason.to_string()),
+        }
+    }
+
+    /// The log's random id: with an [`Lsn`] it names a record for good.
+    pub fn id(&self) -> [u8; 16] {
+        self.shared().id
+    }
+
+    /// Ends the log in order: no more appends, a last sync, both threads ended, the folder free for another process.
+    ///
+    /// Later calls do nothing and tell the same. Readers may go on.
+    pub fn close(&self) -> Result<(), Poisoned> {
+        self.owner.close()
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.owner.shared
+    }
+
+    fn start(&self, name: &'static str, run: fn(&Shared)) -> Result<(), OpenError> {
+        let shared = Arc::clone(self.shared());
+        let body = move || {
+            // Nobody would sync or make segments any more, and nobody would know.
+            if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
+                shared.poison(name, &io::Error::other("the thread panicked"));
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+        let thread = thread.map_err(disk("start a thread for", &self.shared().folder.path))?;
+        if let Some(closing) = lock(&self.owner.closing).as_mut() {
+            closing.threads.push(thread);
+        }
+        Ok(())
+    }
+}
+
+impl Owner {
+    fn close(&self) -> Result<(), Poisoned> {
+        let mut closing = lock(&self.closing);
+        let shared = &self.shared;
+        if let Some(closing) = closing.take() {
+            lock(&shared.tail).closed = true;
+            shared.make.notify_all();
+            shared.made.notify_all();
+            lock(&shared.ask).stop = true;
+            shared.wake.notify_all();
+            for thread in closing.threads {
+                // A panic in there has poisoned the log already.
+                let _ = thread.join();
+            }
+            shared.finish();
+        }
+        shared.healthy()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `close`.
+        let _ = self.close();
+    }
+}
+
+impl Shared {
+    pub(crate) fn head(&self) -> Lsn {
+        Lsn(self.head.load(Ordering::SeqCst))
+    }
+
+    /// What was really synced, whatever the durability.
+    pub(crate) fn synced(&self) -> Lsn {
+        Lsn(self.synced.load(Ordering::SeqCst))
+    }
+
+    pub(crate) fn durable(&self) -> Lsn {
+        match self.config.durability {
+            Durability::Process => self.head(),
+            Durability::Journal | Durability::Strict => self.synced(),
+        }
+    }
+
+    pub(crate) fn trimmed(&self) -> Lsn {
+        self.trimmed_of(&self.list())
+    }
+
+    fn trimmed_of(&self, segments: &VecDeque<Arc<Segment>>) -> Lsn {
+        segments.front().map_or_else(|| self.head(), |segment| segment.base)
+    }
+
+    pub(crate) fn list(&self) -> RwLockReadGuard<'_, VecDeque<Arc<Segment>>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.tail).closed
+    }
+
+    pub(crate) fn healthy(&self) -> Result<(), Poisoned> {
+        self.poisoned.get().map_or(Ok(()), |poisoned| Err(poisoned.clone()))
+    }
+
+    /// Ends all promises; the first reason stays.
+    pub(crate) fn poison(&self, doing: &str, error: &io::Error) -> Poisoned {
+        let poisoned = self.poisoned.get_or_init(|| Poisoned { reason: format!("{doing}: {error}").into() }).clone();
+        self.synced_more.notify_waiters();
+        poisoned
+    }
+
+    /// After both threads have ended: gives back reserved space and says, on disk, that the log was closed.
+    fn finish(&self) {
+        let tail = lock(&self.tail);
+        if self.poisoned.get().is_none() {
+            // Neither matters for what was promised: the next open does the same.
+            let _ = self.disk.truncate(&tail.file, tail.end);
+            let _ = self.disk.remove(&self.folder.spare());
+        }
+        drop(tail);
+        if self.poisoned.get().is_none()
+            && let Err(error) = self.cursor.write_closed(self.synced())
+        {
+            self.poison("write the cursor", &error);
+        }
+        self.synced_more.notify_waiters();
+    }
+}

@@ -1,0 +1,137 @@
+//! What the tests of the log share.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "test code")]
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use synclog::{Config, Lsn, OpenError, ReadError, Record, Recovery, SyncLog};
+use tempfile::TempDir;
+
+/// A folder in memory where there is one: many tests open a log thousands of times.
+pub(crate) fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir()
+        && let Ok(dir) = tempfile::Builder::new().prefix("synclog-").tempdir_in(memory)
+    {
+        return dir;
+    }
+    tempfile::tempdir().unwrap()
+}
+
+/// Small segments, so that a few records roll.
+pub(crate) fn small(dir: &Path) -> Config {
+    let mut config = Config::new(dir.join("log"));
+    config.segment_bytes_max = 4096;
+    config
+}
+
+pub(crate) fn open(config: &Config) -> (SyncLog, Recovery) {
+    SyncLog::open(config.clone()).unwrap()
+}
+
+pub(crate) fn open_error(config: &Config) -> OpenError {
+    match SyncLog::open(config.clone()) {
+        Ok(_) => panic!("the log opened"),
+        Err(error) => error,
+    }
+}
+
+/// The payload that record `lsn` has in these tests.
+pub(crate) fn payload(lsn: u64, len: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(lsn);
+    (0..len).map(|_| random.u8(..)).collect()
+}
+
+/// Appends records with [`payload`]s, so that any reader can check them.
+pub(crate) fn fill(log: &SyncLog, records: u64, len: usize) {
+    for _ in 0..records {
+        let lsn = log.head();
+        assert_eq!(log.append(lsn.0 as u8, &[&payload(lsn.0, len)]).unwrap(), lsn);
+    }
+}
+
+/// All records from `from` on, up to the first damage.
+pub(crate) fn read(log: &SyncLog, from: Lsn) -> Result<Vec<Record>, ReadError> {
+    let mut reader = log.reader(from)?;
+    let mut records = Vec::new();
+    while let Some(record) = reader.next()? {
+        records.push(record);
+    }
+    Ok(records)
+}
+
+/// All records that can be read, and how often damage was met.
+pub(crate) fn read_through(log: &SyncLog) -> (Vec<Record>, usize) {
+    let (mut records, mut damage) = (Vec::new(), 0);
+    let mut reader = log.reader(Lsn::ZERO).unwrap();
+    loop {
+        match reader.next() {
+            Ok(Some(record)) => records.push(record),
+            Ok(None) => return (records, damage),
+            Err(ReadError::Damaged { .. }) => damage += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// What the disk holds after the process died: everything that was written. The copy can be opened at once.
+pub(crate) fn crash_copy(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::DirBuilder::new().mode(0o700).create(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        // The maker may be about to rename or remove its file.
+        let Ok(bytes) = fs::read(&path) else { continue };
+        let copy = to.join(path.file_name().unwrap());
+        fs::write(&copy, bytes).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+}
+
+/// The segment files, oldest first.
+pub(crate) fn segments(dir: &Path) -> Vec<PathBuf> {
+    files(dir, "seg")
+}
+
+pub(crate) fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect();
+    found.sort();
+    found
+}
+
+pub(crate) fn len(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().len()
+}
+
+pub(crate) fn cut_to(path: &Path, len: u64) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+}
+
+pub(crate) fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 0x20;
+    fs::write(path, bytes).unwrap();
+}
+
+/// Waits for a condition.
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The seed of a random test: `SYNCLOG_SEED`, or a new one. It is printed, for the case that the test fails.
+pub(crate) fn seed() -> u64 {
+    let seed = std::env::var("SYNCLOG_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("SYNCLOG_SEED={seed}");
+    seed
+}

@@ -1,0 +1,205 @@
+//! Every key: what it means, its default, what is allowed. `proxy.toml` and the reference page are made from this.
+//!
+//! A doc line is the key's description everywhere. A default is what one would write in `proxy.toml`; an empty one
+//! means that nothing is set.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::kinds::{
+    address, bearer_token, bytes, choice, connection_string, count, duration, flag, folder, host_and_port,
+    one_server, patterns, percent,
+};
+use super::pattern::Pattern;
+use super::read::Reader;
+use super::secret::{Secret, Uri};
+
+/// Makes, from one description of each section: its struct, its reading, and the lists of keys.
+macro_rules! settings {
+    ($(
+        $(#[doc = $section_doc:literal])*
+        $Section:ident = $section:literal {
+            $( $(#[doc = $doc:literal])* $field:ident: $type:ty = $default:literal, $kind:expr; )*
+        }
+    )*) => {
+        $(
+            $(#[doc = $section_doc])*
+            #[derive(Debug, Clone, PartialEq)]
+            pub(crate) struct $Section {
+                $( $(#[doc = $doc])* pub(crate) $field: $type, )*
+            }
+
+            impl $Section {
+                /// `None` only if a default is wrong, which a test rules out.
+                pub(super) fn read(reader: &mut Reader) -> Option<$Section> {
+                    $( let $field = reader.take(concat!($section, ".", stringify!($field)), $default, &$kind); )*
+                    Some($Section { $( $field: $field?, )* })
+                }
+            }
+        )*
+
+        /// Sections and their keys, in the order of the page.
+        pub(super) const SECTIONS: &[(&str, &[&str])] = &[$( ($section, &[$( stringify!($field), )*]), )*];
+
+        /// Sections with their description, and their keys with everything about them.
+        #[cfg(test)]
+        pub(super) fn reference() -> Vec<(&'static str, String, Vec<super::reference::Entry>)> {
+            vec![$( (
+                $section,
+                [$($section_doc),*].concat(),
+                vec![$( {
+                    let kind: super::kinds::Kind<$type> = $kind;
+                    super::reference::Entry {
+                        name: stringify!($field),
+                        default: (kind.shown)(&super::kinds::Text::One($default.to_owned())),
+                        allowed: kind.allowed,
+                        doc: [$($doc),*].concat(),
+                    }
+                }, )*],
+            ), )*]
+        }
+    };
+}
+
+settings! {
+    /// The port that the application connects to, in front of the local mongod.
+    ProxyConfig = "proxy" {
+        /// Address and port to listen on. Port 0 takes a free one.
+        listen: SocketAddr = "127.0.0.1:27018", address();
+        /// Host and port that clients are told to dial, when the local mongod is a member of a replica set.
+        /// Empty: the address that the client has dialled.
+        advertise: Option<String> = "", host_and_port().optional();
+        /// Client connections at a time. Each has a connection to mongod and uses two file descriptors.
+        connections_max: usize = "10000", count(1, 1_000_000);
+        /// Time that open connections get at shutdown, to reach a point where no reply is owed.
+        drain_timeout: Duration = "10s", duration("0s", "10m");
+        /// Memory, over all connections, for requests and replies that must be seen whole. What does not fit
+        /// passes unseen, and its namespace is compared later.
+        held_bytes_max: u64 = "256MiB", bytes("1MiB", "64GiB");
+        /// Listen beyond loopback although the local mongod takes commands without authentication.
+        allow_unauthenticated_remote: bool = "false", flag();
+    }
+
+    /// The local mongod, the source.
+    LocalConfig = "local" {
+        /// The one server that the proxy forwards to. User and password serve only dualsync's own reads.
+        uri: Uri = "mongodb://localhost:27017/", one_server();
+    }
+
+    /// The remote cluster, the target.
+    AtlasConfig = "atlas" {
+        /// Its connection string; belongs into the environment (MONGODB_ATLAS_URI) or into a file
+        /// (DUALSYNC_ATLAS_URI_FILE), for its password's sake. Empty: nothing is replicated.
+        uri: Option<Uri> = "", connection_string().optional();
+    }
+
+    /// What is replicated, and how eagerly.
+    SyncConfig = "sync" {
+        /// Whether writes are captured and replicated; auto: when atlas.uri is set.
+        enabled: Enabled = "auto", choice(ENABLED);
+        /// Namespaces to replicate.
+        include: Vec<Pattern> = "*", patterns();
+        /// Namespaces to leave out, also when they are included.
+        exclude: Vec<Pattern> = "", patterns();
+        /// Tries of a write that the target refuses, before it goes to the dead letters. While the target is
+        /// away, nothing is given up.
+        max_retries: u32 = "5", count(1, 10);
+        /// Entries in one batch to the target.
+        batch_entries_max: usize = "1000", count(1, 100_000);
+        /// Longest wait for new entries before looking again.
+        idle_wait: Duration = "100ms", duration("10ms", "5000ms");
+        /// Waiting entries from which health warns.
+        queue_warning: u64 = "5000", count(1, ENTRIES_MOST);
+        /// Age of the oldest waiting entry from which health warns.
+        lag_warning: Duration = "60s", duration("1ms", "30d");
+        /// Share of entries refused by the target from which health warns.
+        failure_rate_warning: f64 = "5%", percent();
+    }
+
+    /// The sync log: what is captured and not yet replicated, on disk.
+    LogConfig = "log" {
+        /// Its folder, readable by nobody else; made when it is not there.
+        dir: PathBuf = "./data/dualsync-log", folder();
+        /// What a crash of the host may cost. process: what the kernel had not written; journal: at most 100 ms,
+        /// as with mongod's own journal, and nothing of writes that ask for j or majority; strict: nothing.
+        durability: Durability = "journal", choice(DURABILITY);
+        /// Size of one file of the log.
+        segment_bytes_max: u64 = "64MiB", bytes("64KiB", "16GiB");
+        /// Size of the log. From 90 % of it only keys are recorded, at the end namespaces are marked for
+        /// comparison; the application goes on.
+        max_bytes: u64 = "16GiB", bytes("1MiB", "1024TiB");
+        /// Entries in the log, with the same consequences.
+        max_entries: u64 = "100000000", count(100, ENTRIES_MOST);
+        /// Space that the log leaves free on its disk, with the same consequences.
+        min_free_bytes: u64 = "1GiB", bytes("0", "1024TiB");
+    }
+
+    /// The sidecar HTTP port: health, metrics, reports, orders.
+    AdminConfig = "admin" {
+        /// Address and port to listen on. Beyond loopback it needs a token. Port 0 takes a free one.
+        listen: SocketAddr = "127.0.0.1:27080", address();
+        /// The token that may do everything; belongs into the environment (DUALSYNC_ADMIN_TOKEN) or a file
+        /// (DUALSYNC_ADMIN_TOKEN_FILE).
+        token: Option<Secret> = "", bearer_token().optional();
+        /// A token that may only read; likewise (DUALSYNC_ADMIN_READ_TOKEN).
+        read_token: Option<Secret> = "", bearer_token().optional();
+    }
+
+    /// What dualsync says about itself, on standard error.
+    TelemetryConfig = "telemetry" {
+        /// Lines for people or for machines.
+        format: LogFormat = "text", choice(LOG_FORMAT);
+        /// The least important level that is written.
+        level: LevelFilter = "info", choice(LEVEL);
+    }
+}
+
+/// Whether syncing is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Enabled {
+    /// When there is a target.
+    Auto,
+    /// Yes; a target must be given.
+    On,
+    /// No: the proxy only forwards.
+    Off,
+}
+
+/// What a crash of the host may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Survives the end of the process only.
+    Process,
+    /// As mongod's journal.
+    Journal,
+    /// Every acknowledgement waits for the disk.
+    Strict,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Far beyond any disk, and easy to read.
+const ENTRIES_MOST: u64 = 1_000_000_000_000;
+const ENABLED: &[(&str, Enabled)] =
+    &[("auto", Enabled::Auto), ("true", Enabled::On), ("false", Enabled::Off)];
+const DURABILITY: &[(&str, Durability)] =
+    &[("process", Durability::Process), ("journal", Durability::Journal), ("strict", Durability::Strict)];
+const LOG_FORMAT: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+const LEVEL: &[(&str, LevelFilter)] = &[
+    ("off", LevelFilter::OFF),
+    ("error", LevelFilter::ERROR),
+    ("warn", LevelFilter::WARN),
+    ("info", LevelFilter::INFO),
+    ("debug", LevelFilter::DEBUG),
+    ("trace", LevelFilter::TRACE),
+];
