@@ -4,8 +4,8 @@
 
 mod app;
 mod cli;
-#[allow(dead_code, unused_imports, reason = "app.rs, which reads the rest, is not written yet")]
 mod config;
+mod program;
 mod telemetry;
 
 use std::io::Write as _;

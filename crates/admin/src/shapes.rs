@@ -309,7 +309,7 @@ pub struct Queue {
 }
 
 /// How full the log is, and what that means for what is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FillLevel {
     /// Below 80 %.

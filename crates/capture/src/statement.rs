@@ -352,6 +352,3 @@ fn is_positional(update: &RawDocument) -> bool {
         .flat_map(|fields| fields.iter_elements().flatten())
         .any(|element| element.key().as_str().split('.').any(|part| part == "$"))
 }
-
-#[cfg(test)]
-mod tests;

@@ -7,6 +7,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     net::TcpStream,
@@ -63,8 +64,8 @@ impl Shared {
     }
 
     async fn join(&self, client: TcpStream, upstream: TcpStream) -> io::Result<()> {
-        client.set_nodelay(true)?;
-        upstream.set_nodelay(true)?;
+        prepare(&client)?;
+        prepare(&upstream)?;
         let dialled = canonical(client.local_addr()?).to_string();
         let via = upstream.local_addr()?.to_string();
         let (client_in, client_out) = client.into_split();
@@ -103,6 +104,15 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// No delay, and an end to connections whose other side vanished without a word, as mongod has it on its own.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(300))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10))?;
+    Ok(())
 }
 
 /// Reads what the client still sends, for a moment: closing over unread bytes would reset the connection, and with it

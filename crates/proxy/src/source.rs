@@ -19,6 +19,8 @@ pub(crate) struct Source<R> {
     stream: R,
     pub(crate) frames: FrameReader,
     read_bytes: usize,
+    /// The buffer has been larger than an idle connection's.
+    grown: bool,
     received: IntCounter,
 }
 
@@ -31,16 +33,17 @@ pub(crate) enum Filled {
 
 impl<R: AsyncRead + Unpin> Source<R> {
     pub(crate) fn new(stream: R, received: IntCounter) -> Self {
-        Source { stream, frames: FrameReader::default(), read_bytes: READ_BYTES_IDLE, received }
+        Source { stream, frames: FrameReader::default(), read_bytes: READ_BYTES_IDLE, grown: false, received }
     }
 
     /// Waits for bytes and adds them to `frames`.
     pub(crate) async fn fill(&mut self) -> io::Result<Filled> {
         let buffer = self.frames.buffer_mut();
-        if buffer.is_empty() && buffer.capacity() > READ_BYTES_BUSY {
-            // A large frame grew it: an idle connection must not keep that.
+        if buffer.is_empty() && self.grown && self.read_bytes == READ_BYTES_IDLE {
             *buffer = BytesMut::new();
+            self.grown = false;
         }
+        self.grown |= buffer.len() + self.read_bytes > READ_BYTES_IDLE;
         buffer.reserve(self.read_bytes);
         let count = self.stream.read_buf(buffer).await?;
         self.read_bytes = if count < self.read_bytes { READ_BYTES_IDLE } else { READ_BYTES_BUSY };

@@ -9,7 +9,7 @@ use std::{
     fmt::Display,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -35,6 +35,8 @@ pub struct Watch {
     /// Takes writes whose reply will never come. When it is full their namespaces are missed instead, and their
     /// marks stay open until the next start.
     pub orphans: mpsc::Sender<Orphan>,
+    /// Counts the entries that are appended.
+    pub entries: Arc<AtomicU64>,
 }
 
 /// [`Watch`] with what the sessions share about it.
@@ -139,6 +141,9 @@ impl Watcher {
         match self.watch.log.append(kind as u8, &[payload]) {
             Ok(lsn) => {
                 self.appending.ended("the log takes records again");
+                if kind == RecordKind::Entry {
+                    self.watch.entries.fetch_add(1, Ordering::Relaxed);
+                }
                 Some(lsn)
             }
             Err(error) => {

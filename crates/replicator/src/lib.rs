@@ -30,6 +30,7 @@ pub use orphans::Orphan;
 use prometheus::Registry;
 use record::{Mark, Namespace, Record, RecordKind};
 pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_ms};
+pub use source::takes_unauthenticated_commands;
 pub use state::{DeadLetter, Desired, Dirty};
 use synclog::{Lsn, SyncLog};
 pub use target::OWN_DATABASE;
@@ -79,13 +80,13 @@ pub enum Miss {
 /// How many entries are in the log and not applied.
 #[derive(Debug, Default)]
 pub struct Pending {
-    appended: AtomicU64,
+    /// Entries appended, by whomever; those that an earlier run left count as well.
+    pub appended: Arc<AtomicU64>,
     applied: AtomicU64,
 }
 
 impl Pending {
-    /// An entry was appended.
-    pub fn add(&self, entries: u64) {
+    fn add(&self, entries: u64) {
         self.appended.fetch_add(entries, Ordering::Relaxed);
     }
 
@@ -226,6 +227,12 @@ impl Replicator {
         let resolver = orphans::resolve(self.source, self.recorder, self.shared, orphans, shutdown.clone());
         tokio::join!(self.pump.run(orders, shutdown), resolver);
     }
+}
+
+/// Syncing is switched off: what is written from now on nobody sees, so a log in `dir` vouches for nothing any more.
+/// Errors: the log's small file cannot be written.
+pub fn capture_is_off(dir: &std::path::Path) -> std::io::Result<()> {
+    State::note_capture_off(dir, now_ms())
 }
 
 /// A planner that knows what the state remembers.

@@ -30,6 +30,9 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// The cursor reaches the disk at least this often, so that segments can go.
 const CURSOR_SYNC_INTERVAL: Duration = Duration::from_millis(300);
 
+/// Both servers are asked at least this often, also when there is nothing to do.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Entries that are not applied yet, in the log's order.
 #[derive(Default)]
 struct Batch {
@@ -54,6 +57,15 @@ pub(crate) struct Pump {
     cursor_synced: Instant,
     trimmed_to: u64,
     unreadable_said: bool,
+    probed: Instant,
+}
+
+fn words(desired: Desired) -> &'static str {
+    match desired {
+        Desired::Running => "started",
+        Desired::Paused => "paused",
+        Desired::Stopped => "stopped",
+    }
 }
 
 enum Step {
@@ -81,6 +93,7 @@ impl Pump {
             cursor_synced: Instant::now(),
             trimmed_to: 0,
             unreadable_said: false,
+            probed: Instant::now(),
         }
     }
 
@@ -90,7 +103,7 @@ impl Pump {
         while !shutdown.is_cancelled() {
             let desired = self.shared.desired();
             if told.replace(desired) != Some(desired) {
-                info!(state = ?desired, "worker");
+                info!(applied = self.executor.checkpoint.applied, "worker {}", words(desired));
             }
             while let Ok(order) = orders.try_recv() {
                 self.obey(order).await;
@@ -129,7 +142,7 @@ impl Pump {
             self.unreadable(&problem);
         }
         let mut status = self.shared.status_mut();
-        status.activity = activity;
+        status.set_activity(activity);
         status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
         Step::Idle
     }
@@ -142,6 +155,8 @@ impl Pump {
         match result {
             Ok(step) => {
                 self.failures = 0;
+                let mut status = self.shared.status_mut();
+                (status.attempt, status.next_try_ms) = (0, None);
                 step
             }
             Err(stall) => self.stalled(stall).await,
@@ -153,31 +168,54 @@ impl Pump {
         if self.connected {
             return Ok(());
         }
-        self.shared.status_mut().activity = Activity::Connecting;
-        let hello = self.executor.source.hello().await.map_err(Stall::Source)?;
-        self.link_up(&hello, |status| &mut status.source, "local connected");
+        self.shared.status_mut().set_activity(Activity::Connecting);
+        let here = self.executor.source.hello().await.map_err(Stall::Source)?;
+        let version = self.executor.source.version().await.map_err(Stall::Source)?;
+        self.link_up(&here, version, |status| &mut status.source, "local connected");
         self.look_at_source().await.map_err(Stall::Source)?;
         let hello = self.executor.target.hello().await.map_err(Stall::Target)?;
+        if process(&here).is_some() && process(&here) == process(&hello) {
+            return Err(Stall::Target(ServerError {
+                class: Class::Identity,
+                code: None,
+                message: "atlas.uri and local.uri lead to the same server: nothing is replicated to itself"
+                    .to_owned(),
+            }));
+        }
+        let version = self.executor.target.version().await.map_err(Stall::Target)?;
         self.executor.target.fence().await.map_err(Stall::Target)?;
         self.look_at_target().await.map_err(Stall::Target)?;
-        self.link_up(&hello, |status| &mut status.target, "Atlas connected (backup)");
+        self.link_up(&hello, version, |status| &mut status.target, "Atlas connected (backup)");
         self.connected = true;
+        self.probed = Instant::now();
+        Ok(())
+    }
+
+    /// Nothing to do: notices all the same when a server goes away.
+    async fn probe(&mut self) -> Result<(), Stall> {
+        if self.probed.elapsed() >= PROBE_INTERVAL {
+            self.executor.source.hello().await.map_err(Stall::Source)?;
+            self.executor.target.hello().await.map_err(Stall::Target)?;
+            self.probed = Instant::now();
+        }
         Ok(())
     }
 
     fn link_up(
         &self,
         hello: &bson::Document,
+        version: String,
         link: fn(&mut crate::Status) -> &mut Link,
         words: &'static str,
     ) {
         let mut status = self.shared.status_mut();
         let link = link(&mut status);
-        link.topology = hello.get_str("setName").map_or("standalone", |name| name).to_owned();
+        link.topology = hello.get_str("setName").unwrap_or("standalone").to_owned();
+        link.version = version;
         if !link.connected {
             link.connected = true;
             link.since_ms = now_ms();
-            info!(topology = %link.topology, "{words}");
+            info!(topology = %link.topology, version = %link.version, "{words}");
         }
     }
 
@@ -228,14 +266,15 @@ impl Pump {
         }
         if self.batch.entries.is_empty() {
             self.advance();
+            self.probe().await?;
             let mut status = self.shared.status_mut();
-            status.activity = Activity::Idle;
+            status.set_activity(Activity::Idle);
             status.oldest_pending_ms = None;
             return Ok(Step::Idle);
         }
         {
             let mut status = self.shared.status_mut();
-            status.activity = Activity::Applying;
+            status.set_activity(Activity::Applying);
             status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
         }
         // `applied` never passes `durable`. A poisoned log cannot promise that any more; what it holds is still true.
@@ -244,9 +283,10 @@ impl Pump {
         }
         let started = Instant::now();
         let tally = self.apply().await?;
+        let now = now_ms();
         for (number, entry) in self.batch.entries.iter().enumerate() {
             let names_id = entry.effects.iter().all(|effect| matches!(effect.target.touch, Touch::Key(_)));
-            self.shared.count_entry(tally.way(number), names_id);
+            self.shared.count_entry(tally.way(number), names_id, now.saturating_sub(entry.at_ms));
         }
         self.config.pending.done(self.batch.entries.len() as u64);
         self.shared.count_batch(started.elapsed());
@@ -358,7 +398,7 @@ impl Pump {
         self.shared.count_stall(server);
         let first = {
             let mut status = self.shared.status_mut();
-            status.activity = activity;
+            status.set_activity(activity);
             status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
             let link = if server == "source" { &mut status.source } else { &mut status.target };
             let first = link.connected || link.last_error.is_none();
@@ -385,8 +425,11 @@ impl Pump {
             self.executor.planner.unknown_outcome(self.executor.checkpoint.sent);
             self.renew_target().await;
         }
-        let jitter = fastrand::u64(900..=1100);
-        Step::Wait(Duration::from_millis(wait * jitter))
+        let wait_ms = wait * fastrand::u64(900..=1100);
+        let mut status = self.shared.status_mut();
+        status.attempt = u32::try_from(self.failures).unwrap_or(u32::MAX);
+        status.next_try_ms = Some(now_ms() + wait_ms);
+        Step::Wait(Duration::from_millis(wait_ms))
     }
 
     async fn renew_target(&mut self) {
@@ -441,7 +484,7 @@ impl Pump {
                     self.executor
                         .make_dirty(&effect.target.ns, "its pending entries were cleared on request");
                 }
-                self.shared.count_entry(Way::Dirty, false);
+                self.shared.count_entry(Way::Dirty, false, 0);
             }
             if self.reader.position().0 >= head {
                 break;
@@ -501,4 +544,9 @@ impl Pump {
         self.save_state();
         discarded
     }
+}
+
+/// Names the server process: two connections to one server show the same.
+fn process(hello: &bson::Document) -> Option<bson::oid::ObjectId> {
+    hello.get_document("topologyVersion").ok()?.get_object_id("processId").ok()
 }

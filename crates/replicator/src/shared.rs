@@ -61,6 +61,8 @@ pub struct Link {
     pub last_error: Option<(String, u64)>,
     /// `standalone`, the replica set's name, or empty when never seen.
     pub topology: String,
+    /// As the server says; empty when never seen.
+    pub version: String,
 }
 
 /// Numbers since the start, or the last reset.
@@ -74,10 +76,10 @@ pub struct Counts {
     pub dirty: u64,
     /// Documents that the target refused.
     pub failed: u64,
-    /// Batches, and the milliseconds that they took together.
-    pub batches: u64,
-    /// See `batches`.
-    pub batch_ms: u64,
+    /// Batches that could not go on at once because a server was away.
+    pub stalls: u64,
+    /// Milliseconds from capture to the target's confirmation, over all entries.
+    pub delay_ms: u64,
 }
 
 /// What the replicator looks like now.
@@ -85,6 +87,12 @@ pub struct Counts {
 pub struct Status {
     /// What it does.
     pub activity: Activity,
+    /// Milliseconds since 1970 when it began to do that.
+    pub since_ms: u64,
+    /// Tries in a row that failed, and when the next one is due.
+    pub attempt: u32,
+    /// See `attempt`.
+    pub next_try_ms: Option<u64>,
     /// The local mongod.
     pub source: Link,
     /// Atlas.
@@ -101,6 +109,15 @@ pub struct Status {
     pub last_sync_ms: Option<u64>,
     /// Marks whose outcome is still being looked for.
     pub orphans: u64,
+}
+
+impl Status {
+    pub(crate) fn set_activity(&mut self, activity: Activity) {
+        if self.activity != activity || self.since_ms == 0 {
+            self.activity = activity;
+            self.since_ms = now_ms();
+        }
+    }
 }
 
 /// A change of the worker that does not fit its state.
@@ -275,13 +292,22 @@ impl Shared {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn count_entry(&self, way: Way, names_id: bool) {
+    /// Bytes of the log that are not applied, records without effect included.
+    pub fn pending_bytes(&self, log: &synclog::SyncLog) -> u64 {
+        let stats = log.stats();
+        let pending = stats.head.0.saturating_sub(self.status_mut().applied);
+        // The log does not know where in a segment a record lies; records are alike in size over time.
+        stats.bytes * pending / stats.records.max(1)
+    }
+
+    pub(crate) fn count_entry(&self, way: Way, names_id: bool, delay_ms: u64) {
         self.0.metrics.entries.with_label_values(&[way.label()]).inc();
         if names_id {
             self.0.metrics.keyed.with_label_values(&[way.label()]).inc();
         }
         let mut status = self.status_mut();
         status.entries_applied += 1;
+        status.counts.delay_ms += delay_ms;
         match way {
             Way::Replayed => status.counts.replayed += 1,
             Way::Converged => status.counts.converged += 1,
@@ -296,13 +322,12 @@ impl Shared {
 
     pub(crate) fn count_stall(&self, server: &'static str) {
         self.0.metrics.failures.with_label_values(&[server]).inc();
+        self.status_mut().counts.stalls += 1;
     }
 
     pub(crate) fn count_batch(&self, took: std::time::Duration) {
         self.0.metrics.batch_seconds.observe(took.as_secs_f64());
         let mut status = self.status_mut();
-        status.counts.batches += 1;
-        status.counts.batch_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         status.last_sync_ms = Some(now_ms());
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bson::raw::{RawArrayBuf, RawDocumentBuf};
 use bson::{Timestamp, cstr, doc, rawdoc};
 use futures_util::StreamExt as _;
-use mongodb::options::ClientOptions;
+use mongodb::options::{ClientOptions, ServerAddress};
 use mongodb::{Client, Cursor};
 use record::{Key, Namespace};
 
@@ -70,6 +70,11 @@ impl Source {
     /// Whether it answers, and its `hello`.
     pub async fn hello(&self) -> Result<bson::Document, ServerError> {
         answer("hello", self.client.database("admin").run_command(doc! {"hello": 1})).await
+    }
+
+    /// The server's version.
+    pub async fn version(&self) -> Result<String, ServerError> {
+        version(&self.client).await
     }
 
     /// The documents with these keys, as they are now and not before `after`.
@@ -151,6 +156,12 @@ impl Source {
     }
 }
 
+/// The server's version.
+pub(crate) async fn version(client: &Client) -> Result<String, ServerError> {
+    let info = answer("buildInfo", client.database("admin").run_command(doc! {"buildInfo": 1})).await?;
+    Ok(info.get_str("version").unwrap_or_default().to_owned())
+}
+
 /// Opens a cursor over raw documents.
 pub(crate) async fn cursor(
     client: &Client,
@@ -213,4 +224,21 @@ pub(crate) async fn non_empty(client: &Client) -> Result<Vec<Namespace>, ServerE
         }
     }
     Ok(found)
+}
+
+/// Whether the server lets a stranger see its databases.
+pub async fn takes_unauthenticated_commands(hosts: &[(String, u16)]) -> Result<bool, ServerError> {
+    const UNAUTHORIZED: i32 = 13;
+    let addresses =
+        hosts.iter().map(|(host, port)| ServerAddress::Tcp { host: host.clone(), port: Some(*port) });
+    let mut options = ClientOptions::builder().hosts(addresses.collect::<Vec<_>>()).build();
+    options.direct_connection = Some(true);
+    options.server_selection_timeout = Some(Duration::from_secs(5));
+    let client = Client::with_options(options)?;
+    let admin = client.database("admin");
+    match answer("listDatabases", admin.run_command(doc! {"listDatabases": 1, "nameOnly": true})).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.code == Some(UNAUTHORIZED) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -108,6 +108,16 @@ impl State {
         state
     }
 
+    /// Makes everything dirty in the state that `dir` holds; nothing to do when it holds none.
+    pub fn note_capture_off(dir: &Path, now_ms: u64) -> io::Result<()> {
+        let path = dir.join(FILE);
+        let Ok(bytes) = fs::read(&path) else { return Ok(()) };
+        let content = serde_json::from_slice(&bytes)?;
+        let mut state = State { path, content, changed: false };
+        state.set_everything_dirty("syncing was switched off for a time", now_ms);
+        state.save()
+    }
+
     /// Writes what has changed, so that it survives a crash of the host.
     pub fn save(&mut self) -> io::Result<()> {
         if !self.changed {

@@ -86,6 +86,11 @@ impl Target {
         answer("hello", self.client.database("admin").run_command(doc! {"hello": 1})).await
     }
 
+    /// The server's version.
+    pub async fn version(&self) -> Result<String, ServerError> {
+        source::version(&self.client).await
+    }
+
     /// Waits until no command of an earlier generation can land any more.
     pub async fn fence(&self) -> Result<(), ServerError> {
         let mut everybody = true;

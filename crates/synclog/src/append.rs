@@ -100,7 +100,11 @@ impl Shared {
     }
 
     /// Makes sure that the tail has room, by a roll when it has not.
-    fn room<'a>(&'a self, mut tail: MutexGuard<'a, Tail>, bytes: u64) -> Result<MutexGuard<'a, Tail>, AppendError> {
+    fn room<'a>(
+        &'a self,
+        mut tail: MutexGuard<'a, Tail>,
+        bytes: u64,
+    ) -> Result<MutexGuard<'a, Tail>, AppendError> {
         let mut asked = false;
         loop {
             self.healthy()?;
@@ -152,7 +156,8 @@ impl Shared {
         match self.disk.truncate(&tail.file, tail.end) {
             Ok(()) => self.refused(error),
             Err(also) => {
-                let doing = format!("cut {} back after a failed write ({error})", tail.segment.path.display());
+                let doing =
+                    format!("cut {} back after a failed write ({error})", tail.segment.path.display());
                 AppendError::Poisoned(self.poison(&doing, &also))
             }
         }
@@ -191,7 +196,13 @@ fn name(disk_calls: &Disk, folder: &Folder, file: &File, header: &SegmentHeader)
     })
 }
 
-fn write_record(disk_calls: &Disk, tail: &Tail, header: &[u8], parts: &[&[u8]], padding: &[u8]) -> io::Result<()> {
+fn write_record(
+    disk_calls: &Disk,
+    tail: &Tail,
+    header: &[u8],
+    parts: &[&[u8]],
+    padding: &[u8],
+) -> io::Result<()> {
     let mut slices = [IoSlice::new(&[]); PARTS_MAX + 2];
     let joined;
     let parts = if parts.len() <= PARTS_MAX {
@@ -210,7 +221,9 @@ fn write_record(disk_calls: &Disk, tail: &Tail, header: &[u8], parts: &[&[u8]], 
 
 /// The same error once more, for the next one who asks.
 fn copy_of(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+    error
+        .raw_os_error()
+        .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
 struct Counted<'a>(&'a Shared);

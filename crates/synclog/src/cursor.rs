@@ -74,7 +74,8 @@ impl CursorFile {
         let file = open_or_create(disk_calls, &path).map_err(&failed)?;
         let generation = loaded.slot.as_ref().map_or(0, |slot| slot.generation);
         let value = loaded.slot.and_then(|slot| slot.cursor);
-        let state = State { file, generation, synced_slot: loaded.newest, pending: None, durable_applied: Lsn::ZERO };
+        let state =
+            State { file, generation, synced_slot: loaded.newest, pending: None, durable_applied: Lsn::ZERO };
         let started = CursorFile {
             disk: disk_calls.clone(),
             id,
@@ -92,9 +93,11 @@ impl CursorFile {
         lock(&self.value).clone()
     }
 
-    /// What the cursor on disk covers; zero when there is none.
+    /// What is covered whichever of the slots the next open finds; zero when that may be none.
     pub(crate) fn durable_applied(&self) -> Lsn {
-        lock(&self.state).durable_applied
+        let state = lock(&self.state);
+        // A cursor may go back: then the one that is not synced yet is the lower one.
+        state.pending.map_or(state.durable_applied, |pending| pending.min(state.durable_applied))
     }
 
     /// Syncs what was stored with [`CursorSync::Later`].
@@ -111,7 +114,13 @@ impl CursorFile {
         self.sync(&mut state)
     }
 
-    fn write(&self, state: &mut State, cursor: Option<&Cursor>, durable: Lsn, closed: bool) -> io::Result<()> {
+    fn write(
+        &self,
+        state: &mut State,
+        cursor: Option<&Cursor>,
+        durable: Lsn,
+        closed: bool,
+    ) -> io::Result<()> {
         let generation = state.generation + 1;
         let slot = Slot { id: self.id, generation, cursor: cursor.cloned(), durable, closed, gap: false };
         let offset = (1 - state.synced_slot) * SLOT_BYTES;
@@ -136,6 +145,8 @@ impl Shared {
         if cursor.data.len() > CURSOR_DATA_MAX {
             return Err(CursorError::TooLarge { bytes: cursor.data.len() });
         }
+        // What this cursor needs is not trimmed while it is stored.
+        let _no_trim = lock(&self.trimming);
         let (applied, first, head) = (cursor.applied, self.trimmed(), self.head());
         if applied < first || applied > head {
             return Err(CursorError::Outside { applied, first, head });

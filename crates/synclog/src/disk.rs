@@ -91,7 +91,9 @@ impl Disk {
     pub(crate) fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
         self.ask(Call::Allocate)?;
         match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
-            Err(errno) if errno == rustix::io::Errno::OPNOTSUPP || errno == rustix::io::Errno::NOSYS => Ok(()),
+            Err(errno) if errno == rustix::io::Errno::OPNOTSUPP || errno == rustix::io::Errno::NOSYS => {
+                Ok(())
+            }
             other => other.map_err(io::Error::from),
         }
     }

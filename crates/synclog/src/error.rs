@@ -92,9 +92,9 @@ impl AppendError {
 /// The log cannot promise anything more in this process: after a failed sync nobody knows what the disk holds.
 /// Reading goes on. A restart recovers what is there.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the log takes no more records in this process ({reason}): mend the disk, then restart")]
+#[error("the log takes no more records in this process: {reason}")]
 pub struct Poisoned {
-    /// What failed.
+    /// What failed, and what to do.
     pub reason: Arc<str>,
 }
 
@@ -146,7 +146,9 @@ pub enum ReadError {
 #[non_exhaustive]
 pub enum TrimError {
     /// Only what a durable cursor covers may go: store the cursor first.
-    #[error("cannot trim up to {upto}: the durable cursor is at {applied}; store the cursor with CursorSync::Now first")]
+    #[error(
+        "cannot trim up to {upto}: the durable cursor is at {applied}; store the cursor with CursorSync::Now first"
+    )]
     NotCovered {
         /// What was asked for.
         upto: Lsn,

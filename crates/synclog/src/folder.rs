@@ -25,7 +25,14 @@ pub(crate) struct Folder {
 /// Held for as long as the log is open.
 #[derive(Debug)]
 pub(crate) struct FolderLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child process that is just being started has the file open as well.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// What lies in the folder.
@@ -62,7 +69,8 @@ impl Folder {
     pub(crate) fn lock(&self) -> Result<FolderLock, OpenError> {
         let path = self.path.join("LOCK");
         let failed = disk("lock", &path);
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let options =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = options.map_err(&failed)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -74,8 +82,11 @@ impl Folder {
             Err(errno) => return Err(failed(errno.into())),
         }
         // The pid only serves the message above: a full disk must not keep the log from opening.
-        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(FolderLock { _file: file })
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(FolderLock { file })
     }
 
     pub(crate) fn list(&self) -> Result<Listing, OpenError> {
@@ -96,7 +107,8 @@ impl Folder {
             }
         }
         listing.segments.sort();
-        let made = |path: &PathBuf| fs::metadata(path).map_or((0, 0), |meta| (meta.mtime(), meta.mtime_nsec()));
+        let made =
+            |path: &PathBuf| fs::metadata(path).map_or((0, 0), |meta| (meta.mtime(), meta.mtime_nsec()));
         listing.torn.sort_by_cached_key(made);
         Ok(listing)
     }

@@ -2,7 +2,7 @@
 //!
 //! - a [`SyncLog`] is a cheap handle; the last one to go closes the log
 //! - two threads work beside the callers: one makes the next segment ahead, one syncs
-//! - locks, in the order in which they may be taken: `syncing`, cursor, `tail`, `segments`, `unsynced`, `ask`.
+//! - locks, in the order in which they may be taken: `trimming`, `syncing`, cursor, `tail`, `segments`, `unsynced`, `ask`.
 //!   Of these only `tail` is taken by `append`, and nobody syncs or deletes while holding it
 
 use std::collections::VecDeque;
@@ -77,7 +77,7 @@ pub(crate) struct Shared {
     pub(crate) boot: BootId,
     pub(crate) cursor: CursorFile,
     pub(crate) segments: RwLock<VecDeque<Arc<Segment>>>,
-    /// One trim at a time.
+    /// One trim, or one new cursor, at a time.
     pub(crate) trimming: Mutex<()>,
 
     pub(crate) head: AtomicU64,
@@ -173,7 +173,8 @@ impl SyncLog {
         Ok((log, recovered.report))
     }
 
-    /// Appends one record, its payload given in parts; about a microsecond, on the caller's thread.
+    /// Appends one record, its payload given in parts, on the caller's thread: about a microsecond, and for a large
+    /// record the time that its bytes take into the page cache.
     ///
     /// From its return on, the record survives the death of this process, and readers see it. After an error nothing
     /// of it is there and nothing else has changed.
@@ -273,7 +274,10 @@ impl SyncLog {
         let body = move || {
             // Nobody would sync or make segments any more, and nobody would know.
             if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
-                shared.poison(name, &io::Error::other("the thread panicked"));
+                shared.poison(&format!("run {name}"), &io::Error::other("the thread panicked"));
+                // Whoever waits for a segment holds the lock up to that wait: none is missed.
+                drop(lock(&shared.tail));
+                shared.made.notify_all();
             }
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
@@ -351,7 +355,8 @@ impl Shared {
 
     /// Ends all promises; the first reason stays.
     pub(crate) fn poison(&self, doing: &str, error: &io::Error) -> Poisoned {
-        let poisoned = self.poisoned.get_or_init(|| Poisoned { reason: format!("{doing}: {error}").into() }).clone();
+        let poisoned =
+            self.poisoned.get_or_init(|| Poisoned { reason: format!("{doing}: {error}").into() }).clone();
         self.synced_more.notify_waiters();
         poisoned
     }

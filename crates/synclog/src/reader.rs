@@ -171,7 +171,9 @@ impl Shared {
 /// Opens a segment for one who stands at `at`.
 fn open(shared: &Shared, segment: &Segment, at: Lsn) -> Result<Walk, ReadError> {
     match File::open(&segment.path) {
-        Ok(file) => Ok(Walk::new(shared.disk.clone(), file, shared.seed, segment.end.load(Ordering::Acquire))),
+        Ok(file) => {
+            Ok(Walk::new(shared.disk.clone(), file, shared.seed, segment.end.load(Ordering::Acquire)))
+        }
         Err(source) => {
             // A trim that is under way has deleted the file and says so only when it is done.
             drop(lock(&shared.trimming));

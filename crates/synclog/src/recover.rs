@@ -141,7 +141,9 @@ pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Resul
     let untouched = recovery.gaps.is_empty() && recovery.report.set_aside.is_empty();
     recovery.report.clean = fresh || (in_order && untouched);
     if restarted && !recovery.report.clean {
-        recovery.gaps.push("the host went down before the log was closed: its last records may be missing".into());
+        recovery
+            .gaps
+            .push("the host went down before the log was closed: its last records may be missing".into());
     }
 
     // Rule 5: what was reported and not passed yet is reported again.
@@ -149,7 +151,9 @@ pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Resul
     let unpassed = |kept: &&Kept| kept.header.gap_before && kept.header.base >= applied.unwrap_or(Lsn::ZERO);
     if let (false, Some(kept)) = (gap_before_head, kept.iter().find(unpassed)) {
         let base = kept.header.base;
-        recovery.gaps.push(format!("a gap before position {base}, found at an earlier start, is not passed yet"));
+        recovery
+            .gaps
+            .push(format!("a gap before position {base}, found at an earlier start, is not passed yet"));
     }
 
     recovery.sync(kept.iter().rev().take(scanned))?;
@@ -218,7 +222,8 @@ impl Recoverer<'_> {
     fn scan(&mut self, kept: &[Kept]) -> Vec<Scan> {
         let mut scans = Vec::new();
         for segment in kept.iter().rev() {
-            let mut scan = Scan { next: segment.header.base, end: SEGMENT_HEADER_BYTES, bad: None, more: false };
+            let mut scan =
+                Scan { next: segment.header.base, end: SEGMENT_HEADER_BYTES, bad: None, more: false };
             match self.walk(&segment.path, segment.end) {
                 Ok(mut walk) => self.scan_one(&mut walk, &mut scan),
                 Err(_) => scan.bad = Some("the file cannot be opened"),
@@ -279,7 +284,8 @@ impl Recoverer<'_> {
         for (at, scan) in (from..).zip(scans) {
             head = scan.next;
             let follower = kept.get(at + 1).map(|segment| segment.header);
-            let joined = follower.is_none_or(|next| next.base == head || (next.gap_before && next.base > head));
+            let joined =
+                follower.is_none_or(|next| next.base == head || (next.gap_before && next.base > head));
             if scan.bad.is_none() && joined {
                 continue;
             }
@@ -331,4 +337,3 @@ fn candidate(disk_calls: &Disk, base: Lsn, path: PathBuf) -> Result<Candidate, O
         Err(BlockFault::Newer(version)) => Err(OpenError::Newer { path, version }),
     }
 }
-

@@ -25,7 +25,9 @@ impl Shared {
                     _ => return Ok(()),
                 }
             };
-            self.disk.remove(&oldest.path).map_err(|source| TrimError::Disk { path: oldest.path.clone(), source })?;
+            self.disk
+                .remove(&oldest.path)
+                .map_err(|source| TrimError::Disk { path: oldest.path.clone(), source })?;
             self.segments.write().unwrap_or_else(PoisonError::into_inner).pop_front();
         }
     }

@@ -20,7 +20,8 @@ const ROUNDS: u64 = 8;
 #[test]
 fn what_was_acknowledged_survives_kill_nine() {
     let mut random = fastrand::Rng::with_seed(common::seed());
-    let rounds = std::env::var("SYNCLOG_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let rounds =
+        std::env::var("SYNCLOG_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let dir = tempfile::tempdir().unwrap();
     let acked = acked_file(dir.path());
     for round in 0..rounds {
@@ -49,15 +50,25 @@ fn check(config: &Config, acked: &[u64; THREADS], round: u64) {
     assert!(found.gap.is_none(), "round {round}: {found:?}");
     let mut last = [None; THREADS];
     for record in read(&log, Lsn::ZERO).unwrap() {
-        let (nth, count) = (record.kind as usize, u64::from_le_bytes(record.payload[..8].try_into().unwrap()));
-        assert!(last[nth].is_none_or(|last| count == last + 1), "round {round}: {count} after {:?}", last[nth]);
+        let (nth, count) =
+            (record.kind as usize, u64::from_le_bytes(record.payload[..8].try_into().unwrap()));
+        assert!(
+            last[nth].is_none_or(|last| count == last + 1),
+            "round {round}: {count} after {:?}",
+            last[nth]
+        );
         assert_eq!(record.payload[8..], payload(count, count as usize % 700), "round {round}");
         last[nth] = Some(count);
     }
     for nth in 0..THREADS {
         // With all of a thread's records trimmed, the cursor covers them.
         let kept = last[nth].map_or(log.cursor().is_some(), |last| last >= acked[nth]);
-        assert!(kept || acked[nth] == 0, "round {round}: thread {nth} has {:?}, {} acknowledged", last[nth], acked[nth]);
+        assert!(
+            kept || acked[nth] == 0,
+            "round {round}: thread {nth} has {:?}, {} acknowledged",
+            last[nth],
+            acked[nth]
+        );
     }
     log.close().unwrap();
 }

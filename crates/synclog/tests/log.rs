@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use common::{fill, open, open_error, payload, read, scratch, segments, small, wait_for};
 use synclog::{
-    AppendError, CURSOR_DATA_MAX, Config, Cursor, CursorError, CursorSync, Durability, Lsn, OpenError, ReadError,
-    SyncLog, TrimError,
+    AppendError, CURSOR_DATA_MAX, Config, Cursor, CursorError, CursorSync, Durability, Lsn, OpenError,
+    ReadError, SyncLog, TrimError,
 };
 
 fn at(applied: u64) -> Cursor {
@@ -218,7 +218,9 @@ fn trim_deletes_what_the_durable_cursor_covers_and_no_more() {
     assert!(first > Lsn(100) && first <= Lsn(150), "{first}");
     assert!(left < files && left > 5);
     assert_eq!(read(&log, Lsn::ZERO).unwrap()[0].lsn, first);
-    assert!(matches!(log.reader(Lsn(1)), Err(ReadError::Trimmed { lsn: Lsn(1), first: told }) if told == first));
+    assert!(
+        matches!(log.reader(Lsn(1)), Err(ReadError::Trimmed { lsn: Lsn(1), first: told }) if told == first)
+    );
     let stats = log.stats();
     assert_eq!((stats.first, stats.head, stats.segments), (first, Lsn(301), left));
     assert_eq!(stats.bytes, segments(&config.dir).iter().map(|path| common::len(path)).sum::<u64>());
@@ -262,6 +264,22 @@ fn a_later_cursor_frees_segments_only_once_it_is_on_disk() {
 }
 
 #[test]
+fn trim_does_not_overtake_a_cursor_that_went_back() {
+    let dir = scratch();
+    let mut config = small(dir.path());
+    config.flush_interval = Duration::from_secs(3600);
+    let (log, _) = open(&config);
+    fill(&log, 100, 100);
+    log.store_cursor(&at(90), CursorSync::Now).unwrap();
+    log.store_cursor(&at(40), CursorSync::Later).unwrap();
+    assert!(matches!(log.trim(Lsn(90)), Err(TrimError::NotCovered { applied: Lsn(40), .. })));
+    log.trim(Lsn(40)).unwrap();
+    log.close().unwrap();
+    let (log, found) = open(&config);
+    assert!(found.clean && log.cursor() == Some(at(40)), "{found:?}");
+}
+
+#[test]
 fn a_cursor_must_fit_and_lie_in_the_log() {
     let dir = scratch();
     let (log, _) = open(&small(dir.path()));
@@ -292,7 +310,9 @@ fn trim_runs_beside_appends_and_readers() {
         scope.spawn(|| {
             let mut reader = log.reader(Lsn::ZERO).unwrap();
             while reader.position() <= Lsn(3000) {
-                if reader.next().unwrap().is_some() && read.fetch_add(1, Ordering::Relaxed) % 100 == 0 {
+                if reader.next().unwrap().is_some()
+                    && read.fetch_add(1, Ordering::Relaxed).is_multiple_of(100)
+                {
                     log.store_cursor(&at(reader.position().0), CursorSync::Now).unwrap();
                     log.trim(reader.position()).unwrap();
                 }
@@ -309,7 +329,10 @@ fn a_second_open_names_the_first_ones_pid() {
     let config = small(dir.path());
     let (log, _) = open(&config);
     let error = open_error(&config);
-    assert!(matches!(error, OpenError::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
+    assert!(
+        matches!(error, OpenError::Locked { pid: Some(pid), .. } if pid == std::process::id()),
+        "{error}"
+    );
     assert!(error.to_string().contains(&format!("in use by process {}", std::process::id())), "{error}");
     // Closing frees the folder, though a reader and a handle are still there.
     let reader = log.reader(Lsn::ZERO).unwrap();

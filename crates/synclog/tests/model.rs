@@ -9,23 +9,40 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{crash_copy, cut_to, len, open, payload, scratch, segments, small};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use synclog::{Config, Cursor, CursorSync, Durability, Faults, Lsn, ReadError, Reader, SyncLog, Verdict};
 use tempfile::TempDir;
 
 #[derive(Debug, Clone)]
 enum Op {
-    Append { len: usize, parts: usize },
+    Append {
+        len: usize,
+        parts: usize,
+    },
     /// The disk is full while this is appended; some bytes may get through.
-    AppendToFullDisk { len: usize, through: usize },
+    AppendToFullDisk {
+        len: usize,
+        through: usize,
+    },
     Sync,
-    Read { records: usize },
-    StoreCursor { behind: u64, sync: CursorSync },
-    Trim { behind: u64 },
+    Read {
+        records: usize,
+    },
+    StoreCursor {
+        behind: u64,
+        sync: CursorSync,
+    },
+    Trim {
+        behind: u64,
+    },
     Reopen,
     /// The process dies; all that was written is there.
     Crash,
     /// The process dies while it appends; so many bytes of the record are there.
-    TornAppend { len: usize, through: u64 },
+    TornAppend {
+        len: usize,
+        through: u64,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -71,7 +88,9 @@ impl Model {
             let (full, through) = (Arc::clone(&full), Arc::clone(&through));
             move |call| match call {
                 synclog::Call::Allocate if full.load(Ordering::SeqCst) => Verdict::Fail(28),
-                synclog::Call::Write if full.load(Ordering::SeqCst) => Verdict::Short(through.load(Ordering::SeqCst)),
+                synclog::Call::Write if full.load(Ordering::SeqCst) => {
+                    Verdict::Short(through.load(Ordering::SeqCst))
+                }
                 _ => Verdict::Pass,
             }
         }));
@@ -207,7 +226,11 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 150,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/model.proptest-regressions"))),
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn the_log_equals_a_vec(ops in prop::collection::vec(op(), 1..120), process: bool) {
         let mut model = Model::new(if process { Durability::Process } else { Durability::Journal });

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::{
-    crash_copy, cut_to, files, fill, flip, len, open, open_error, payload, read, read_through, scratch, segments, small,
-    wait_for,
+    crash_copy, cut_to, files, fill, flip, len, open, open_error, payload, read, read_through, scratch,
+    segments, small, wait_for,
 };
 use synclog::{Call, Config, Cursor, CursorSync, Faults, Lsn, OpenError, Record, Recovery, SyncLog, Verdict};
 
@@ -113,7 +113,11 @@ fn what_was_synced_is_not_taken_for_a_torn_tail() {
     for damage in [0, 1] {
         let copy = crashed(&config, dir.path());
         let last = segments(&copy.dir).pop().unwrap();
-        if damage == 0 { cut_to(&last, len(&last) - 56) } else { fs::remove_file(&last).unwrap() }
+        if damage == 0 {
+            cut_to(&last, len(&last) - 56)
+        } else {
+            fs::remove_file(&last).unwrap()
+        }
         let (log, found) = open(&copy);
         assert!(found.gap.is_some() && !found.clean, "{found:?}");
         // No position is given twice.
@@ -139,7 +143,10 @@ fn flip_every_byte(config: &Config, dir: &Path, records: u64, payload_bytes: usi
             let lost = records - read.len() as u64;
             let reported = found.gap.is_some() || found.torn_bytes > 0 || damage > 0;
             assert!(lost == 0 || reported, "{about}: {lost} records lost in silence: {found:?}");
-            assert!(lost == 0 || found.gap.is_some() || damage > 0 || lost == 1, "{about}: cut {lost}: {found:?}");
+            assert!(
+                lost == 0 || found.gap.is_some() || damage > 0 || lost == 1,
+                "{about}: cut {lost}: {found:?}"
+            );
             assert!(found.gap.is_some() || found.head == Lsn(records + 1) || found.torn_bytes > 0, "{about}");
             let stored = log.cursor().map_or(0, |cursor| cursor.applied.0);
             assert!(stored == cursor || !found.notes.is_empty(), "{about}: cursor {stored}: {found:?}");
@@ -334,7 +341,9 @@ fn a_torn_cursor_slot_leaves_the_other_one() {
     fill(&log, 10, 21);
     store(&log, 3);
     store(&log, 4);
-    let slot_of = |at: usize| u64::from_le_bytes(fs::read(config.dir.join("cursor")).unwrap()[at..][..8].try_into().unwrap());
+    let slot_of = |at: usize| {
+        u64::from_le_bytes(fs::read(config.dir.join("cursor")).unwrap()[at..][..8].try_into().unwrap())
+    };
     let newest = if slot_of(40) == 4 { 0 } else { 512 };
     for (torn_at, expected) in [(newest, 3), (512 - newest, 4)] {
         for keep in [0, 8, 60, 300, 511] {
@@ -490,6 +499,48 @@ fn stop_after(nth: u32) -> Faults {
             Verdict::Fail(5)
         }
     })
+}
+
+#[test]
+fn whatever_becomes_of_a_file_it_is_told() {
+    let mut random = fastrand::Rng::with_seed(common::seed());
+    let dir = scratch();
+    let config = quiet(dir.path());
+    let records = 80;
+    for _ in 0..2 {
+        let (log, _) = open(&config);
+        fill(&log, records / 2, 150);
+        store(&log, 7);
+        log.close().unwrap();
+    }
+    for round in 0..400 {
+        let copy = crashed(&config, dir.path());
+        let mut paths = segments(&copy.dir);
+        paths.push(copy.dir.join("cursor"));
+        let path = &paths[random.usize(..paths.len())];
+        let mut bytes = fs::read(path).unwrap();
+        let at = random.usize(..bytes.len());
+        let stop = (at + random.usize(1..600)).min(bytes.len());
+        let to = random.usize(..=bytes.len() - (stop - at));
+        let what = random.u32(..6);
+        match what {
+            0 => bytes.truncate(at),
+            1 => bytes[at..stop].fill(0),
+            2 => bytes[at..stop].fill_with(|| random.u8(..)),
+            3 => drop(bytes.drain(at..stop)),
+            4 => bytes.extend_from_within(at..stop),
+            _ => bytes.copy_within(at..stop, to),
+        }
+        fs::write(path, bytes).unwrap();
+        let (log, found) = open(&copy);
+        let about = format!("round {round}, change {what} at {at}..{stop} of {}: {found:?}", path.display());
+        let (read, damage) = read_through(&log);
+        check_payloads(&read, 150, &about);
+        assert!(read.is_sorted_by(|one, next| one.lsn < next.lsn), "{about}");
+        assert!(read.len() as u64 == records || found.gap.is_some() || damage > 0, "{about}");
+        assert!(found.head > Lsn(records) || found.gap.is_some(), "{about}");
+        goes_on(&log, &copy, 150);
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Show {
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             all.add(ProgressBar::new(length).with_style(style))
         };
-        let writes = line("  writes  [{bar:40}] {pos}/{len}  {per_sec}", writes);
+        let writes = line("  writes  [{bar:40}] {pos}/{len}", writes);
         let (log, sync) = (line("  log     {msg}", 0), line("  target  {msg}", 0));
         Show::Bars { all, writes, log, sync }
     }

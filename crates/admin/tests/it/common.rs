@@ -255,6 +255,10 @@ pub(crate) async fn start(config: Config) -> Running {
         prometheus::IntCounterVec::new(prometheus::Opts::new("entries_total", "Entries."), &["way"]).unwrap();
     ways.with_label_values(&["replayed"]).inc_by(18);
     registry.register(Box::new(ways)).unwrap();
+    let delays =
+        prometheus::Histogram::with_opts(prometheus::HistogramOpts::new("delay_seconds", "Delay.")).unwrap();
+    delays.observe(0.5);
+    registry.register(Box::new(delays)).unwrap();
     let admin = Admin::bind(config, program.clone(), registry).await.unwrap();
     let addr = SocketAddr::from(([127, 0, 0, 1], admin.local_addr().port()));
     let shutdown = CancellationToken::new();

@@ -163,7 +163,11 @@ async fn the_other_reads_have_their_shapes() {
     let port = start(loopback()).await;
     for (path, pointer, expected) in [
         ("metrics", "/successRate", json!(0.95)),
-        ("metrics", "/counters", json!({ "entries_total{way=\"replayed\"}": 18 })),
+        (
+            "metrics",
+            "/counters",
+            json!({ "delay_seconds_count": 1, "delay_seconds_sum": 0.5, "entries_total{way=\"replayed\"}": 18 }),
+        ),
         ("queue", "/level", json!("keys-only")),
         ("queue", "/oldestAgeMs", json!(1500)),
         ("queue", "/limits/minFreeBytes", json!(1 << 20)),

@@ -83,7 +83,7 @@ pub fn effect(effect: &Effect) -> String {
     text
 }
 
-/// `shop.items key {"_id":1}`, `shop.items where {…}`, `shop.items *`, `shop **`.
+/// `shop.items key {_id: 1}`, `shop.items where {…}`, `shop.items *`, `shop **`.
 pub fn target(target: &Target) -> String {
     let ns = &target.ns;
     match &target.touch {
@@ -108,8 +108,8 @@ pub fn targets(targets: &[Target]) -> Vec<String> {
 }
 
 fn json(doc: &bson::RawDocument) -> String {
-    let doc = Document::try_from(doc).unwrap();
-    bson::Bson::Document(doc).into_relaxed_extjson().to_string()
+    let text = Document::try_from(doc).unwrap().to_string();
+    text.replace('"', "").replace("{ ", "{").replace(" }", "}")
 }
 
 /// `insert` of `documents` into `shop.items`, in its body.

@@ -59,13 +59,13 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
         match meant {
             ReplyTo::Plain => {
                 self.send_as_it_comes().await?;
-                self.settle(reply).await;
+                self.settle(reply);
             }
             ReplyTo::Hello => self.send_hello(reply).await?,
             ReplyTo::Write => self.send_outcome(reply).await?,
             ReplyTo::Fence => {
                 self.swallow().await?;
-                self.settle(reply).await;
+                self.settle(reply);
             }
         }
         Ok(())
@@ -112,7 +112,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
                 "a hello reply is too long to be rewritten: drivers may bypass us"
             );
             self.send_as_it_comes().await?;
-            self.settle(reply).await;
+            self.settle(reply);
             return Ok(());
         }
         let frame = loop {
@@ -121,7 +121,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
             }
             self.fill().await?;
         };
-        self.settle(reply).await;
+        self.settle(reply);
         match hello::rewrite_reply(&frame, self.advertise) {
             Some(rewritten) => self.client.send(&rewritten).await,
             None => self.client.send(&frame).await,
@@ -135,7 +135,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
             let here = self.upstream.frames.buffered().min(reply.header.length);
             if !self.held.cover(&mut room, here).await {
                 // mongod answers when it has finished: the write has ended, though we cannot read how.
-                let captured = self.settle(reply).await;
+                let captured = self.settle(reply);
                 self.ended_unseen(captured);
                 return self.send_as_it_comes().await;
             }
@@ -144,7 +144,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
             }
             self.fill().await?;
         };
-        let captured = self.settle(reply).await;
+        let captured = self.settle(reply);
         if let (Some(watcher), Some(captured)) = (self.watcher, captured) {
             watcher.answered(captured, &frame).await;
         }
@@ -153,7 +153,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
     }
 
     /// Takes off what the reply has ended; the write that it answers.
-    async fn settle(&self, reply: Reply) -> Option<Captured> {
+    fn settle(&self, reply: Reply) -> Option<Captured> {
         let settled = self.conversation.outstanding().settle(&reply.header, reply.more_to_come);
         self.conversation.replied.notify_one();
         self.ended_unseen(settled.unseen);

@@ -105,6 +105,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             End::NotAFrame => {
                 let header = self.client.frames.take_raw(HEADER_BYTES);
                 let _ = self.upstream.write_all(&header).await;
+                self.discard_rest().await;
+                let _ = self.upstream.shutdown().await;
             }
             End::Drained => self.conversation.set_drained(),
             End::Upstream => {}
@@ -319,6 +321,16 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
                 }
             }
             self.fill().await?;
+        }
+    }
+
+    /// Reads until the client is gone: what is not read would reset its connection, and lose it the last replies.
+    async fn discard_rest(&mut self) {
+        loop {
+            self.client.frames.take_raw(usize::MAX);
+            if self.fill().await.is_err() {
+                return;
+            }
         }
     }
 

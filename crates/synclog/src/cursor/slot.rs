@@ -64,8 +64,12 @@ pub(crate) fn load(disk_calls: &Disk, path: &Path) -> Result<Loaded, OpenError> 
         }
     }
     match (&loaded.slot, torn) {
-        (None, _) => loaded.notes.push("no slot of the cursor file is whole: reading starts at the first record".into()),
-        (Some(_), true) => loaded.notes.push("one slot of the cursor file is torn: the other one is used".into()),
+        (None, _) => loaded
+            .notes
+            .push("no slot of the cursor file is whole: reading starts at the first record".into()),
+        (Some(_), true) => {
+            loaded.notes.push("one slot of the cursor file is torn: the other one is used".into())
+        }
         (Some(_), false) => {}
     }
     Ok(loaded)
@@ -104,7 +108,8 @@ impl Slot {
     pub(crate) fn encode(&self) -> [u8; SLOT_BYTES] {
         let mut bytes = [0; SLOT_BYTES];
         let flags = u16::from(self.closed) * FLAG_CLOSED + u16::from(self.gap) * FLAG_GAP;
-        let (applied, data) = self.cursor.as_ref().map_or((Lsn::ZERO, &[][..]), |at| (at.applied, &at.data[..]));
+        let (applied, data) =
+            self.cursor.as_ref().map_or((Lsn::ZERO, &[][..]), |at| (at.applied, &at.data[..]));
         bytes[0..8].copy_from_slice(&MAGIC);
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
         bytes[10..12].copy_from_slice(&flags.to_le_bytes());

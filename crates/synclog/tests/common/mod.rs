@@ -1,6 +1,6 @@
 //! What the tests of the log share.
 #![allow(dead_code, reason = "each test binary uses its own part")]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -131,7 +131,10 @@ pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// The seed of a random test: `SYNCLOG_SEED`, or a new one. It is printed, for the case that the test fails.
 pub(crate) fn seed() -> u64 {
-    let seed = std::env::var("SYNCLOG_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed = std::env::var("SYNCLOG_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
     println!("SYNCLOG_SEED={seed}");
     seed
 }

@@ -1,0 +1,252 @@
+//! Marks before, entries after, and nothing that a client could notice.
+
+use bson::{oid::ObjectId, rawdoc};
+use record::{Doubt, Record};
+use wire::{Flags, OpMsg};
+
+use crate::stage::{capturing, id, reply, reply_to, request, request_with, request_with_sequence, until};
+
+fn update() -> bson::RawDocumentBuf {
+    rawdoc! { "update": "c", "updates": [{ "q": { "_id": 1 }, "u": { "$set": { "x": 1 } } }], "$db": "d" }
+}
+
+fn updated() -> bson::RawDocumentBuf {
+    rawdoc! { "n": 1, "nModified": 1, "ok": 1.0 }
+}
+
+#[tokio::test]
+async fn only_the_last_byte_of_an_update_waits_for_its_mark() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let update = request(&update());
+    let (front, last) = update.split_at(update.len() - 1);
+    client.send(&front[..50]).await;
+    peer.gets(&front[..50]).await;
+    client.send(&front[50..]).await;
+    peer.gets(&front[50..]).await;
+    assert!(stage.kinds().is_empty());
+    client.send(last).await;
+    peer.gets(last).await;
+    assert_eq!(stage.kinds(), ["mark"]);
+
+    let answer = reply(&update, &updated());
+    peer.send(&answer[..20]).await;
+    client.gets_nothing().await;
+    peer.send(&answer[20..]).await;
+    client.gets(&answer).await;
+    assert_eq!(stage.kinds(), ["mark", "entry"]);
+}
+
+#[tokio::test]
+async fn an_insert_is_held_and_gets_its_id() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let document = rawdoc! { "x": 1 };
+    let insert = request_with_sequence(
+        &rawdoc! { "insert": "c", "$db": "d" },
+        "documents",
+        document.as_bytes(),
+        false,
+    );
+    client.send(&insert[..insert.len() - 1]).await;
+    peer.gets_nothing().await;
+    client.send(&insert[insert.len() - 1..]).await;
+    let forwarded = peer.frame().await;
+    assert_eq!(id(&forwarded), id(&insert));
+    let msg = OpMsg::parse(&forwarded).unwrap();
+    let sent = msg.sequences().next().unwrap().documents().next().unwrap();
+    let _: ObjectId = sent.get_object_id("_id").unwrap();
+    assert_eq!(sent.get_i32("x").unwrap(), 1);
+    let answer = reply(&insert, &rawdoc! { "n": 1, "ok": 1.0 });
+    peer.send(&answer).await;
+    client.gets(&answer).await;
+    assert_eq!(stage.kinds(), ["mark", "entry"]);
+}
+
+#[tokio::test]
+async fn a_write_that_asks_for_the_disk_is_on_it_when_it_is_acknowledged() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let mut body = update();
+    body.append(bson::raw::cstr!("writeConcern"), rawdoc! { "j": true });
+    let update = request(&body);
+    client.send(&update).await;
+    peer.gets(&update).await;
+    let answer = reply(&update, &updated());
+    peer.send(&answer).await;
+    client.gets(&answer).await;
+    assert_eq!(stage.log().durable(), stage.log().head());
+}
+
+#[tokio::test]
+async fn a_write_without_a_reply_is_fenced_by_a_ping_of_ours() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let silent = request_with(&update(), Flags::MORE_TO_COME);
+    client.send(&silent).await;
+    peer.gets(&silent).await;
+    let fence = peer.frame().await;
+    let msg = OpMsg::parse(&fence).unwrap();
+    assert_eq!(msg.body().get_i32("ping").unwrap(), 1);
+    assert_eq!(stage.kinds(), ["mark"]);
+    peer.send(&reply(&fence, &rawdoc! { "ok": 1.0 })).await;
+    stage.records_reach(2).await;
+    let Some(Record::Entry(entry)) = stage.records().pop() else { panic!("no entry") };
+    assert_eq!(entry.doubt, Some(Doubt::Unacknowledged));
+    // The client never hears of it.
+    let ping = request(&rawdoc! { "ping": 1, "$db": "admin" });
+    client.send(&ping).await;
+    peer.gets(&ping).await;
+    let pong = reply(&ping, &rawdoc! { "ok": 1.0 });
+    peer.send(&pong).await;
+    client.gets(&pong).await;
+}
+
+#[tokio::test]
+async fn the_clients_own_next_request_is_a_fence_as_well() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let silent = request_with(&update(), Flags::MORE_TO_COME);
+    let ping = request(&rawdoc! { "ping": 1, "$db": "admin" });
+    let both = [silent, ping.clone()].concat();
+    client.send(&both).await;
+    peer.gets(&both).await;
+    peer.gets_nothing().await;
+    peer.send(&reply(&ping, &rawdoc! { "ok": 1.0 })).await;
+    client.frame().await;
+    assert_eq!(stage.kinds(), ["mark", "entry"]);
+}
+
+#[tokio::test]
+async fn no_fence_is_sent_into_a_stream() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let more = rawdoc! { "getMore": 5_i64, "collection": "c", "$db": "d" };
+    let more = request_with(&more, Flags::EXHAUST_ALLOWED);
+    let silent = request_with(&update(), Flags::MORE_TO_COME);
+    let both = [&more[..], &silent].concat();
+    client.send(&both).await;
+    peer.gets(&both).await;
+    let first = reply_to(id(&more), &rawdoc! { "ok": 1.0 }, Flags::MORE_TO_COME);
+    peer.send(&first).await;
+    client.gets(&first).await;
+    peer.gets_nothing().await;
+    let last = reply_to(id(&first), &rawdoc! { "ok": 1.0 }, Flags::default());
+    peer.send(&last).await;
+    client.gets(&last).await;
+    let fence = peer.frame().await;
+    assert_eq!(OpMsg::parse(&fence).unwrap().body().get_i32("ping").unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_leaves_an_entry() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let update = request(&update());
+    client.send(&update).await;
+    peer.gets(&update).await;
+    client.0.set_zero_linger().unwrap();
+    drop(client);
+    // The client's reset must be seen before the reply comes: mongod would not be told of it before.
+    peer.gets_nothing().await;
+    peer.send(&reply(&update, &updated())).await;
+    stage.records_reach(2).await;
+    assert_eq!(stage.kinds(), ["mark", "entry"]);
+    assert!(peer.ends().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_reply_that_never_comes_makes_an_orphan() {
+    let mut stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let update = request(&update());
+    client.send(&update).await;
+    peer.gets(&update).await;
+    let via = peer.0.peer_addr().unwrap().to_string();
+    // Half a reply is none.
+    peer.send(&reply(&update, &updated())[..30]).await;
+    drop(peer);
+    client.ends().await;
+    let orphan = stage.orphan().await;
+    assert_eq!((orphan.mark, orphan.mark_record.via), (1, via));
+    assert_eq!(stage.kinds(), ["mark"]);
+}
+
+#[tokio::test]
+async fn a_write_that_finds_no_room_passes_and_is_told() {
+    let stage = capturing(|config| config.held_bytes_max = 64 * 1024).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let large = rawdoc! { "q": { "_id": 1 }, "u": { "$set": { "x": "y".repeat(100_000) } } };
+    for name in ["update", "insert"] {
+        let mut body = bson::RawDocumentBuf::new();
+        body.append(bson::raw::CString::try_from(name).unwrap(), "c");
+        body.append(bson::raw::cstr!("$db"), "d");
+        let field = if name == "update" { "updates" } else { "documents" };
+        let write = request_with_sequence(&body, field, large.as_bytes(), false);
+        tokio::join!(client.send(&write), peer.gets(&write));
+        assert_eq!(stage.kinds().last(), Some(&"mark"));
+        let answer = reply(&write, &updated());
+        peer.send(&answer).await;
+        client.gets(&answer).await;
+        let Some(Record::Entry(entry)) = stage.records().pop() else { panic!("no entry") };
+        assert!(entry.doubt.is_some());
+        assert_eq!(entry.effects[0].target.touch, record::Touch::Namespace);
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_finds_no_room_passes_and_its_write_is_in_doubt() {
+    let stage = capturing(|config| config.held_bytes_max = 64 * 1024).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let change =
+        request(&rawdoc! { "findAndModify": "c", "query": { "_id": 1 }, "remove": true, "$db": "d" });
+    client.send(&change).await;
+    peer.gets(&change).await;
+    let answer = reply(&change, &rawdoc! { "value": { "_id": 1, "x": "y".repeat(200_000) }, "ok": 1.0 });
+    tokio::join!(peer.send(&answer), client.gets(&answer));
+    let Some(Record::Entry(entry)) = stage.records().pop() else { panic!("no entry") };
+    assert_eq!(entry.doubt, Some(Doubt::Unacknowledged));
+}
+
+#[tokio::test]
+async fn a_compressed_request_might_have_been_a_write() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let header = |id: i32, to: i32| [25, id, to, 2012, 2013, 100].map(i32::to_le_bytes).concat();
+    let compressed = [header(5, 0), vec![2]].concat();
+    client.send(&compressed).await;
+    peer.gets(&compressed).await;
+    let answer = [header(6, 5), vec![2]].concat();
+    peer.send(&answer).await;
+    client.gets(&answer).await;
+    assert!(stage.capture().take_missed().everything);
+}
+
+#[tokio::test]
+async fn many_pipelined_writes_are_matched_in_order() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    // All with the same request id: the order alone tells whose reply it is.
+    let mut update = request(&update());
+    update[4..8].copy_from_slice(&0_i32.to_le_bytes());
+    let answer = reply_to(0, &updated(), Flags::default());
+    let count = 3000;
+    let sends = async {
+        for _ in 0..count {
+            client.send(&update).await;
+        }
+        for _ in 0..count {
+            client.gets(&answer).await;
+        }
+    };
+    let answers = async {
+        for _ in 0..count {
+            peer.gets(&update).await;
+            peer.send(&answer).await;
+        }
+    };
+    tokio::join!(sends, answers);
+    until(|| stage.log().head().0 == 2 * count + 1).await;
+    let entries = stage.records().iter().filter(|record| matches!(record, Record::Entry(_))).count() as u64;
+    assert_eq!(entries, count);
+}

@@ -1,0 +1,7 @@
+//! Sessions seen from both ends of the wire.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed setup fails the test")]
+
+mod capturing;
+mod ending;
+mod forwarding;
+mod stage;

@@ -1,0 +1,240 @@
+//! A proxy between a test's own two ends: a client, and a peer in mongod's place that says what the test wants.
+//!
+//! The peer is no database: it plays back bytes. What mongod makes of requests is for the integration tests.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bson::raw::RawDocument;
+use capture::{Capture, Orphan};
+use prometheus::Registry;
+use proxy::{Config, Listener, Metrics, Watch};
+use record::Record;
+use synclog::{Lsn, SyncLog};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use wire::{Flags, Section, Sequence, encode_msg};
+
+pub(crate) struct Stage {
+    pub(crate) address: String,
+    pub(crate) registry: Registry,
+    pub(crate) stop: CancellationToken,
+    pub(crate) running: JoinHandle<()>,
+    peer: TcpListener,
+    seen: Option<Seen>,
+}
+
+/// What a capturing proxy leaves behind.
+struct Seen {
+    capture: Arc<Capture>,
+    log: SyncLog,
+    orphans: mpsc::Receiver<Orphan>,
+    _folder: TempDir,
+}
+
+/// A proxy that captures nothing.
+pub(crate) async fn passing(change: impl FnOnce(&mut Config)) -> Stage {
+    stage(change, None).await
+}
+
+/// A proxy that captures into a log of its own.
+pub(crate) async fn capturing(change: impl FnOnce(&mut Config)) -> Stage {
+    let folder = TempDir::new().unwrap();
+    let (log, _) = SyncLog::open(synclog::Config::new(folder.path().join("log"))).unwrap();
+    let (sender, orphans) = mpsc::channel(10);
+    let capture = Capture::new(capture::Config::default());
+    let watch = Watch { capture: capture.clone(), log: log.clone(), orphans: sender, entries: Arc::default() };
+    stage(change, Some((watch, Seen { capture, log, orphans, _folder: folder }))).await
+}
+
+async fn stage(change: impl FnOnce(&mut Config), watch: Option<(Watch, Seen)>) -> Stage {
+    let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = Config::new();
+    config.listen = "127.0.0.1:0".to_owned();
+    config.upstream = peer.local_addr().unwrap().to_string();
+    change(&mut config);
+    let (watch, seen) = watch.unzip();
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry).unwrap();
+    let listener = Listener::bind(config, watch, metrics).await.unwrap();
+    let address = listener.local_addr().to_string();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(listener.run(stop.clone()));
+    Stage { address, registry, stop, running, peer, seen }
+}
+
+impl Stage {
+    /// A client, and the peer's end of the connection that the proxy made for it.
+    pub(crate) async fn connect(&self) -> (End, End) {
+        let client = End(within(TcpStream::connect(&self.address)).await.unwrap());
+        let (peer, _) = within(self.peer.accept()).await.unwrap();
+        (client, End(peer))
+    }
+
+    pub(crate) fn log(&self) -> &SyncLog {
+        &self.seen.as_ref().unwrap().log
+    }
+
+    pub(crate) fn capture(&self) -> &Capture {
+        &self.seen.as_ref().unwrap().capture
+    }
+
+    pub(crate) async fn orphan(&mut self) -> Orphan {
+        within(self.seen.as_mut().unwrap().orphans.recv()).await.unwrap()
+    }
+
+    /// All records of the log.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        let mut reader = self.log().reader(Lsn(1)).unwrap();
+        std::iter::from_fn(|| reader.next().unwrap())
+            .map(|record| Record::decode(record.kind, &record.payload).unwrap())
+            .collect()
+    }
+
+    /// The kinds of all records of the log, as `mark`, `entry` and `closed`.
+    pub(crate) fn kinds(&self) -> Vec<&'static str> {
+        let name = |record: &Record| match record {
+            Record::Mark(_) => "mark",
+            Record::Entry(_) => "entry",
+            Record::Closed { .. } => "closed",
+        };
+        self.records().iter().map(name).collect()
+    }
+
+    /// Waits until the log has `count` records.
+    pub(crate) async fn records_reach(&self, count: u64) {
+        within(self.log().wait_appended(Lsn(count))).await;
+    }
+
+    /// The value of a metric, the sum over its labels.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).unwrap();
+        let values =
+            family.get_metric().iter().map(|m| m.get_counter().get_value() + m.get_gauge().get_value());
+        values.sum::<f64>() as u64
+    }
+}
+
+/// One end of a connection.
+pub(crate) struct End(pub(crate) TcpStream);
+
+impl End {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        within(self.0.write_all(bytes)).await.unwrap();
+    }
+
+    /// Reads exactly these bytes.
+    pub(crate) async fn gets(&mut self, expected: &[u8]) {
+        let got = self.reads(expected.len()).await;
+        assert!(got == expected, "got {:?}, expected {:?}", Bytes(&got), Bytes(expected));
+    }
+
+    pub(crate) async fn reads(&mut self, count: usize) -> Vec<u8> {
+        let mut got = vec![0; count];
+        within(self.0.read_exact(&mut got)).await.unwrap();
+        got
+    }
+
+    /// Reads one whole frame.
+    pub(crate) async fn frame(&mut self) -> Vec<u8> {
+        let mut frame = self.reads(4).await;
+        let length = i32::from_le_bytes(frame[..4].try_into().unwrap());
+        frame.extend(self.reads(usize::try_from(length).unwrap() - 4).await);
+        frame
+    }
+
+    /// Reads to the end; the other side has closed cleanly.
+    pub(crate) async fn ends(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        within(self.0.read_to_end(&mut rest)).await.unwrap();
+        rest
+    }
+
+    /// Nothing comes for a while. Only an absence is worth a fixed wait.
+    pub(crate) async fn gets_nothing(&mut self) {
+        let mut byte = [0];
+        let got = timeout(Duration::from_millis(100), self.0.read(&mut byte)).await;
+        assert!(got.is_err(), "nothing should have come: {got:?}");
+    }
+
+    pub(crate) async fn half_close(&mut self) {
+        self.0.shutdown().await.unwrap();
+    }
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl std::fmt::Debug for Bytes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes: {}", self.0.len(), self.0[..self.0.len().min(200)].escape_ascii())
+    }
+}
+
+/// Fails the test rather than hang.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(20), future).await.expect("within 20 s")
+}
+
+/// Waits for a condition.
+pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
+    within(async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+pub(crate) fn next_id() -> i32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1000);
+    NEXT.fetch_add(1, Ordering::Relaxed).cast_signed()
+}
+
+/// An OP_MSG request with a fresh id.
+pub(crate) fn request(body: &RawDocument) -> Vec<u8> {
+    request_with(body, Flags::default())
+}
+
+pub(crate) fn request_with(body: &RawDocument, flags: Flags) -> Vec<u8> {
+    encode_msg(next_id(), 0, flags, &[Section::Body(body)]).unwrap()
+}
+
+/// An OP_MSG request whose body is followed, or preceded, by a document sequence.
+pub(crate) fn request_with_sequence(
+    body: &RawDocument,
+    name: &str,
+    documents: &[u8],
+    first: bool,
+) -> Vec<u8> {
+    let sequence = Section::Sequence(Sequence::new(name, documents).unwrap());
+    let body = Section::Body(body);
+    let sections = if first { [sequence, body] } else { [body, sequence] };
+    encode_msg(next_id(), 0, Flags::default(), &sections).unwrap()
+}
+
+/// An OP_MSG reply to `request`.
+pub(crate) fn reply(request: &[u8], body: &RawDocument) -> Vec<u8> {
+    reply_to(id(request), body, Flags::default())
+}
+
+pub(crate) fn reply_to(response_to: i32, body: &RawDocument, flags: Flags) -> Vec<u8> {
+    encode_msg(next_id(), response_to, flags, &[Section::Body(body)]).unwrap()
+}
+
+pub(crate) fn id(frame: &[u8]) -> i32 {
+    wire::Header::of(frame).unwrap().request_id
+}
