@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use record::{Namespace, Target};
+use record::{Mark, Namespace, Target};
 
 use crate::contention::{Table, Ticket};
 use crate::counters::{Counters, Counting};
@@ -61,10 +61,20 @@ impl Capture {
         Session::new(Arc::clone(self), via)
     }
 
-    /// Counts a write whose outcome is not known as in flight until the ticket is dropped: an orphan of an earlier
-    /// run.
+    /// Counts a write that may touch `targets` as in flight until the ticket is dropped.
     pub fn enter(&self, targets: &[Target]) -> Ticket {
         self.table.enter(targets)
+    }
+
+    /// Counts an orphan of an earlier run as in flight until the ticket is dropped. `now_ms` as in `Write::mark`.
+    ///
+    /// One in a transaction may yet be committed by a client that has come back: its namespaces are missed when a
+    /// commit succeeds before `Config::transaction_ms_max` is over.
+    pub fn enter_orphan(&self, mark: &Mark, now_ms: u64) -> Ticket {
+        if mark.in_transaction {
+            self.transactions.strayed(&mark.targets, now_ms);
+        }
+        self.table.enter(&mark.targets)
     }
 
     /// Says that a write to `ns` could not be recorded. Without a collection: to any of the database.

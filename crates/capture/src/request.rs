@@ -113,7 +113,9 @@ impl Session {
         let place = body.and_then(|body| {
             let (name, value) = body.iter().next()?.ok()?;
             let coll = match Command::named(name.as_str()) {
-                Command::Insert | Command::Update | Command::Delete => value.as_str()?,
+                Command::Insert | Command::Update | Command::Delete | Command::FindAndModify => {
+                    value.as_str()?
+                }
                 _ => "",
             };
             Some(Place::named(text(body, "$db")?, coll))
@@ -146,17 +148,22 @@ impl Session {
             Place::Collection(ns) => config.captures(ns.db(), ns.coll()),
             Place::Database(ns) => config.captures_some_of(ns.db()),
         };
-        let targets: Vec<Target> = places.into_iter().filter(captured).map(Place::target).collect();
-        if targets.is_empty() {
-            self.capture.counting.excluded.add();
+        let (captured, excluded): (Vec<Place>, Vec<Place>) = places.into_iter().partition(captured);
+        if captured.is_empty() {
+            if !excluded.is_empty() {
+                self.capture.counting.excluded.add();
+            }
             return None;
         }
+        let targets = captured.into_iter().map(Place::target).collect();
         Some(Job::Coarse { targets, is_aggregate })
     }
 
-    /// A commit or an abort; of interest when the transaction has captured writes.
+    /// A commit or an abort; of interest when the transaction has captured writes, or may have.
     fn end(&self, body: &RawDocument, end: End) -> Option<Job> {
-        self.capture.transactions.knows(&transaction(body)?).then_some(Job::End(end))
+        let transactions = &self.capture.transactions;
+        let meant = transactions.knows(&transaction(body)?) || transactions.any_strays();
+        meant.then_some(Job::End(end))
     }
 
     fn write(&self, header: &Header, flags: Flags, body: Option<&RawDocument>, job: Job) -> Write {

@@ -5,12 +5,15 @@
 //!   restart finds them as orphans
 //! - bounded by writes and bytes: over the bytes only namespaces are held, over the writes the caller keeps it
 //!
+//! - *strays* are writes of open transactions that were handed on as orphans: a commit may still bring them, and then
+//!   their namespaces are missed, for that commit comes after whatever was done about the orphan
+//!
 //! Not here: replaying a transaction as one. Its entries are in doubt, each by itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use record::{Effect, Op, Target, Touch};
+use record::{Effect, Namespace, Op, Target, Touch};
 
 use crate::Config;
 use crate::contention::Ticket;
@@ -42,6 +45,7 @@ pub(crate) struct Transactions {
     writes_max: usize,
     bytes_max: usize,
     idle_ms_max: u64,
+    strays_max: usize,
 }
 
 #[derive(Default)]
@@ -49,6 +53,8 @@ struct Open {
     sessions: HashMap<Vec<u8>, Transaction>,
     writes: usize,
     bytes: usize,
+    /// Until when a commit may bring writes to a namespace, in milliseconds since 1970; `None`: to any.
+    strays: BTreeMap<Option<Namespace>, u64>,
 }
 
 struct Transaction {
@@ -65,6 +71,7 @@ impl Transactions {
             writes_max: config.held_writes_max,
             bytes_max: config.held_bytes_max,
             idle_ms_max: config.transaction_ms_max,
+            strays_max: config.missed_max,
         }
     }
 
@@ -112,6 +119,31 @@ impl Transactions {
         {
             open.writes.iter_mut().for_each(|held| via.clone_into(&mut held.via));
         }
+    }
+
+    /// Writes to these namespaces, in transactions last seen at `seen_ms`, were handed on and may yet be committed.
+    pub(crate) fn strayed(&self, targets: &[Target], seen_ms: u64) {
+        let mut open = self.open();
+        let until = seen_ms.saturating_add(self.idle_ms_max);
+        for target in targets {
+            let full = open.strays.len() >= self.strays_max;
+            let ns =
+                Some(target.ns.clone()).filter(|ns| !full || open.strays.contains_key(&Some(ns.clone())));
+            let stray = open.strays.entry(ns).or_default();
+            *stray = until.max(*stray);
+        }
+    }
+
+    /// Whether a commit may bring writes that are not held.
+    pub(crate) fn any_strays(&self) -> bool {
+        !self.open().strays.is_empty()
+    }
+
+    /// The namespaces that a commit answered at `now_ms` may have brought writes to; `None` among them: any.
+    pub(crate) fn strays(&self, now_ms: u64) -> Vec<Option<Namespace>> {
+        let mut open = self.open();
+        open.strays.retain(|_, until| *until >= now_ms);
+        open.strays.keys().cloned().collect()
     }
 
     /// Takes out the transactions that nobody has added to for too long.

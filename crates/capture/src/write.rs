@@ -157,7 +157,13 @@ impl Write {
                 self.capture.missed_everything();
                 None
             }
-            (_, Some(mark)) => Some(Orphan { mark, mark_record: self.mark_record(), ticket: self.ticket }),
+            (_, Some(mark)) => {
+                let mark_record = self.mark_record();
+                if self.in_transaction {
+                    self.capture.transactions.strayed(&mark_record.targets, self.marked_ms);
+                }
+                Some(Orphan { mark, mark_record, ticket: self.ticket })
+            }
             (_, None) => {
                 self.job.targets().iter().for_each(|target| self.capture.missed(&target.ns));
                 None
@@ -215,6 +221,9 @@ impl Write {
             Some(id) if !held.effects.is_empty() => {
                 if let Err(one_too_many) = self.capture.transactions.hold(&id, held, at_ms) {
                     ended.orphans = self.capture.orphans(vec![*one_too_many]);
+                    for orphan in &ended.orphans {
+                        self.capture.transactions.strayed(&orphan.mark_record.targets, at_ms);
+                    }
                 }
             }
             _ if held.effects.is_empty() => ended.close(held),
@@ -242,6 +251,13 @@ impl Write {
                 End::Abort if ok => ended.close(held),
                 // Converging what was not committed after all does no harm.
                 _ => ended.entry(held, Some(Doubt::Transaction), operation_time, at_ms),
+            }
+        }
+        let committed = end == End::Commit || !ok;
+        for stray in self.capture.transactions.strays(at_ms).into_iter().filter(|_| committed) {
+            match stray {
+                Some(ns) => self.capture.missed(&ns),
+                None => self.capture.missed_everything(),
             }
         }
         ended

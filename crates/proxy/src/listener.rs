@@ -167,6 +167,7 @@ impl Drop for Open<'_> {
 
 fn notice(shared: &Shared, ended: Result<(), JoinError>) {
     if let Err(bug) = ended {
+        shared.metrics.sessions_died_total.inc();
         error!(error = %bug, "a session died: everything must be compared");
         if let Some(watcher) = &shared.watcher {
             watcher.missed_everything();

@@ -15,6 +15,7 @@ pub struct Metrics {
     pub(crate) bytes_to_client: IntCounter,
     pub(crate) upstream_errors_total: IntCounter,
     pub(crate) refused_total: IntCounter,
+    pub(crate) sessions_died_total: IntCounter,
 }
 
 impl Metrics {
@@ -56,6 +57,10 @@ impl Metrics {
             refused_total: counter(
                 "dualsync_proxy_refused_total",
                 "Client connections closed because the connection limit was reached.",
+            )?,
+            sessions_died_total: counter(
+                "dualsync_proxy_sessions_died_total",
+                "Sessions that ended by a bug; each makes everything be compared.",
             )?,
         })
     }

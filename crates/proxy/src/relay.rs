@@ -6,6 +6,7 @@
 //!
 //! Not here: dialling, what happens to writes without a reply (`session`), what a write is (`capture`).
 
+mod look;
 mod replies;
 mod requests;
 

@@ -1,6 +1,6 @@
 //! One direction of a socket as a stream of frames.
 //!
-//! - an idle connection keeps a buffer of 4 KiB per direction; a busy one reads 64 KiB at once
+//! - between frames a connection keeps a buffer of 4 KiB per direction, within one it reads 64 KiB at once
 //! - `fill` may be cancelled at any time and loses nothing
 //!
 //! Not here: a bound for held frames, see `held`.
@@ -18,8 +18,7 @@ const READ_BYTES_BUSY: usize = 64 * 1024;
 pub(crate) struct Source<R> {
     stream: R,
     pub(crate) frames: FrameReader,
-    read_bytes: usize,
-    /// The buffer has been larger than an idle connection's.
+    /// The buffer is larger than an idle connection's.
     grown: bool,
     received: IntCounter,
 }
@@ -32,21 +31,21 @@ pub(crate) enum Filled {
 }
 
 impl<R: AsyncRead + Unpin> Source<R> {
+    /// `received` counts bytes.
     pub(crate) fn new(stream: R, received: IntCounter) -> Self {
-        Source { stream, frames: FrameReader::default(), read_bytes: READ_BYTES_IDLE, grown: false, received }
+        Source { stream, frames: FrameReader::default(), grown: false, received }
     }
 
     /// Waits for bytes and adds them to `frames`.
     pub(crate) async fn fill(&mut self) -> io::Result<Filled> {
+        let between_frames = self.frames.remaining() == 0 && self.frames.buffered() == 0;
         let buffer = self.frames.buffer_mut();
-        if buffer.is_empty() && self.grown && self.read_bytes == READ_BYTES_IDLE {
+        if between_frames && self.grown {
             *buffer = BytesMut::new();
-            self.grown = false;
         }
-        self.grown |= buffer.len() + self.read_bytes > READ_BYTES_IDLE;
-        buffer.reserve(self.read_bytes);
+        self.grown = !between_frames;
+        buffer.reserve(if between_frames { READ_BYTES_IDLE } else { READ_BYTES_BUSY });
         let count = self.stream.read_buf(buffer).await?;
-        self.read_bytes = if count < self.read_bytes { READ_BYTES_IDLE } else { READ_BYTES_BUSY };
         self.received.inc_by(count as u64);
         Ok(if count == 0 { Filled::End } else { Filled::More })
     }

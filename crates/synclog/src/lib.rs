@@ -49,7 +49,7 @@ impl Lsn {
 
     /// The position after this one.
     pub fn next(self) -> Lsn {
-        Lsn(self.0 + 1)
+        Lsn(self.0.saturating_add(1))
     }
 }
 

@@ -105,13 +105,14 @@ pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Resul
         id,
         seed: format::seed(&id),
         restarted,
+        unfinished: was.as_ref().is_some_and(|slot| slot.gap),
         durable: was.as_ref().map_or(Lsn::FIRST, |slot| slot.durable),
         highest: Lsn::ZERO,
         gaps: Vec::new(),
         report: Recovery { notes: std::mem::take(&mut loaded.notes), ..Recovery::default() },
         cursor: loaded,
     };
-    if was.as_ref().is_some_and(|slot| slot.gap) {
+    if recovery.unfinished {
         recovery.gaps.push("an earlier start found a gap and did not get to its end".to_owned());
     }
     if !listing.damaged.is_empty() {
@@ -176,6 +177,8 @@ struct Recoverer<'a> {
     seed: u32,
     /// The host was started again since the log was written.
     restarted: bool,
+    /// An earlier recovery found a gap and died: `durable` may be what was reached, and is no reason for trust.
+    unfinished: bool,
     /// Everything below it was synced, as far as anything tells.
     durable: Lsn,
     /// The highest position in any whole record that is not kept.
@@ -210,7 +213,8 @@ impl Recoverer<'_> {
             if nth == last && header.is_none() && !whole {
                 self.set_aside(&path, end, Aside::Torn)?;
             } else {
-                self.damaged(format!("{} has no header of this log", path.display()))?;
+                self.gaps.push(format!("{} has no header of this log", path.display()));
+                self.announce_gap()?;
                 self.set_aside(&path, end, Aside::Damaged)?;
                 hole = true;
             }
@@ -229,7 +233,7 @@ impl Recoverer<'_> {
                 Err(_) => scan.bad = Some("the file cannot be opened"),
             }
             scans.push(scan);
-            if segment.header.base <= self.durable {
+            if segment.header.base <= self.durable && !self.unfinished {
                 break;
             }
         }
@@ -280,6 +284,7 @@ impl Recoverer<'_> {
     /// Rule 3, oldest first. Gives the position behind the last record that is kept.
     fn judge(&mut self, kept: &mut Vec<Kept>, scans: Vec<Scan>) -> Result<Lsn, OpenError> {
         let from = kept.len() - scans.len();
+        let reached = scans.last().map_or(Lsn::FIRST, |last| last.next);
         let mut head = Lsn::FIRST;
         for (at, scan) in (from..).zip(scans) {
             head = scan.next;
@@ -292,12 +297,17 @@ impl Recoverer<'_> {
             let behind = scan.more || follower.is_some();
             if head < self.durable || (behind && !self.restarted) {
                 let what = scan.bad.unwrap_or("its last records are missing");
-                self.damaged(format!("{} is damaged at position {head}: {what}", kept[at].path.display()))?;
+                self.gaps.push(format!("{} is damaged at position {head}: {what}", kept[at].path.display()));
+                self.announce_gap()?;
                 self.cut(&mut kept[at], scan.end, Aside::Damaged)?;
                 if let Some(next) = kept.get_mut(at + 1) {
                     self.flag_gap(next)?;
                 }
             } else {
+                if behind {
+                    self.highest = self.highest.max(Lsn(reached.0 - 1));
+                    self.announce_gap()?;
+                }
                 self.cut(&mut kept[at], scan.end, Aside::Torn)?;
                 for later in kept.split_off(at + 1) {
                     self.set_aside(&later.path, later.end, Aside::Torn)?;
@@ -313,10 +323,9 @@ impl Recoverer<'_> {
         Ok(Walk::new(self.disk.clone(), file, self.seed, end))
     }
 
-    /// Says so on disk before anything is cut for it.
-    fn damaged(&mut self, gap: String) -> Result<(), OpenError> {
-        self.gaps.push(gap);
-        slot::announce_gap(self.disk, self.folder, self.id, &mut self.cursor)
+    /// Says on disk that something may be missed, before anything is cut for it.
+    fn announce_gap(&mut self) -> Result<(), OpenError> {
+        slot::announce_gap(self.disk, self.folder, self.id, &mut self.cursor, self.highest.next())
     }
 
     fn note(&mut self, note: String) {

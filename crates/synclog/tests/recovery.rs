@@ -250,6 +250,36 @@ fn damage_in_a_synced_segment_is_found_by_the_reader() {
 }
 
 #[test]
+fn a_whole_record_in_the_wrong_place_is_damage() {
+    let dir = scratch();
+    let config = quiet(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 100, 100);
+    log.close().unwrap();
+    let last = segments(&config.dir).len() - 1;
+    // A record taken out, one doubled: every checksum is right.
+    for (segment, doubled) in [(0, false), (0, true), (last, false), (last, true)] {
+        let copy = crashed(&config, dir.path());
+        let path = &segments(&copy.dir)[segment];
+        let mut bytes = fs::read(path).unwrap();
+        let fourth = 64 + 3 * 136..64 + 4 * 136;
+        if doubled {
+            let record = bytes[fourth].to_vec();
+            bytes.splice(64 + 4 * 136..64 + 4 * 136, record);
+        } else {
+            bytes.drain(fourth);
+        }
+        fs::write(path, bytes).unwrap();
+        let (log, found) = open(&copy);
+        let (records, damage) = read_through(&log);
+        assert!(found.gap.is_some() || damage > 0, "{found:?}");
+        assert!(records.is_sorted_by(|one, next| one.lsn < next.lsn));
+        check_payloads(&records, 100, "wrong place");
+        goes_on(&log, &copy, 100);
+    }
+}
+
+#[test]
 fn files_missing_in_front_in_the_middle_and_at_the_end() {
     let dir = scratch();
     let config = quiet(dir.path());
@@ -300,6 +330,25 @@ fn after_the_host_went_down_everything_is_suspect() {
     assert!(open(&copy).1.clean);
 }
 
+#[tokio::test]
+async fn records_tell_what_was_synced_before_them() {
+    let dir = scratch();
+    let config = quiet(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 10, 21);
+    log.wait_durable(Lsn(11)).await.unwrap();
+    fill(&log, 2, 21);
+    // The host restarted. Record 5 was synced, so no power loss can have taken it; record 11 was not.
+    for (lsn, torn) in [(5, 0), (11, 2 * 56)] {
+        let mut copy = crashed(&config, dir.path());
+        copy.boot_id = Some([2; 16]);
+        flip(&segments(&copy.dir)[0], 64 + (lsn - 1) * 56 + 40);
+        let (_, found) = open(&copy);
+        assert_eq!(found.torn_bytes, torn, "{found:?}");
+        assert_eq!(found.gap.unwrap().contains(&format!("damaged at position {lsn}")), torn == 0);
+    }
+}
+
 #[test]
 fn power_loss_out_of_order_is_cut_and_counted() {
     let dir = scratch();
@@ -331,6 +380,24 @@ fn power_loss_out_of_order_is_cut_and_counted() {
     zero_record_six(&segments(&copy.dir)[0]);
     let (_, found) = open(&copy);
     assert!(found.gap.unwrap().contains("damaged at position 6"));
+}
+
+#[test]
+fn power_loss_in_one_segment_takes_the_next_ones_along() {
+    let dir = scratch();
+    let (config, gate) = held(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 40, 100);
+    let mut copy = crashed(&config, dir.path());
+    drop(gate);
+    copy.boot_id = Some([2; 16]);
+    flip(&segments(&copy.dir)[0], 64 + 5 * 136 + 50);
+    let (log, found) = open(&copy);
+    assert_eq!((found.torn_bytes, found.set_aside.len()), (35 * 136, 2), "{found:?}");
+    assert!(found.gap.is_some());
+    assert_eq!(found.head, Lsn(41), "no position is given twice");
+    assert_eq!(read_through(&log).0.len(), 5);
+    goes_on(&log, &copy, 100);
 }
 
 #[test]
@@ -464,28 +531,32 @@ fn a_recovery_that_dies_on_its_way_does_not_forget_the_gap() {
     let dir = scratch();
     let (config, gate) = held(dir.path());
     let (log, _) = open(&config);
-    fill(&log, 30, 100);
-    let damaged = crashed(&config, dir.path());
+    fill(&log, 40, 100);
+    let whole = crashed(&config, dir.path());
     drop(gate);
-    flip(&segments(&damaged.dir)[0], 64 + 10 * 136 + 50);
-    // How many calls a recovery makes, and then it is stopped at each of them.
-    let mut calls = 1;
-    loop {
-        let mut stopped = damaged.clone();
-        stopped.dir = dir.path().join("stopped");
-        crash_copy(&damaged.dir, &stopped.dir);
-        stopped.faults = Some(stop_after(calls));
-        let died = SyncLog::open(stopped.clone()).is_err();
-        stopped.faults = None;
-        let (log, found) = open(&stopped);
-        assert!(found.gap.is_some(), "stopped after {calls} calls: {found:?}");
-        assert!(read_through(&log).0.iter().all(|record| record.payload == payload(record.lsn.0, 100)));
-        if !died {
-            break;
+    // With a segment behind the damage, and with records behind it in the last one.
+    for damaged in [0, 1] {
+        // How many calls a recovery makes, and then it is stopped at each of them.
+        let mut calls = 1;
+        loop {
+            let mut stopped = whole.clone();
+            stopped.dir = dir.path().join("stopped");
+            crash_copy(&whole.dir, &stopped.dir);
+            flip(&segments(&stopped.dir)[damaged], 64 + 5 * 136 + 50);
+            stopped.faults = Some(stop_after(calls));
+            let died = SyncLog::open(stopped.clone()).is_err();
+            stopped.faults = None;
+            let (log, found) = open(&stopped);
+            assert!(found.gap.is_some(), "stopped after {calls} calls: {found:?}");
+            assert_eq!(found.head, Lsn(41), "stopped after {calls} calls: {found:?}");
+            check_payloads(&read_through(&log).0, 100, "stopped");
+            if !died {
+                break;
+            }
+            calls += 1;
         }
-        calls += 1;
+        assert!(calls > 10);
     }
-    assert!(calls > 10);
 }
 
 /// From the `nth` changing call on, none succeeds: as if the process had died there. Reading goes on.

@@ -1,5 +1,3 @@
-use std::sync::Barrier;
-
 use bson::rawdoc;
 use record::{Key, Predicate, Raw};
 
@@ -129,25 +127,20 @@ fn idle_namespaces_are_forgotten() {
 fn no_meeting_is_lost() {
     const THREADS: usize = 16;
     const ROUNDS: usize = 3_000;
-    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let seed = fastrand::u64(..);
     let table = table();
     // Who is inside and wants what: entered after the ticket was taken, left before it is dropped. So two that
     // see each other here are in flight together; the reverse need not hold.
-    let inside: Arc<Mutex<HashMap<usize, (u64, bool)>>> = Arc::default();
-    let barrier = Arc::new(Barrier::new(THREADS));
+    let inside: Arc<Mutex<HashMap<usize, (i32, bool)>>> = Arc::default();
     let threads: Vec<_> = (0..THREADS)
         .map(|me| {
-            let (table, inside, barrier) = (Arc::clone(&table), Arc::clone(&inside), Arc::clone(&barrier));
+            let (table, inside) = (Arc::clone(&table), Arc::clone(&inside));
             std::thread::spawn(move || {
-                let mut random = seed.wrapping_add(me as u64 * 0x9e37_79b9_7f4a_7c15) | 1;
-                barrier.wait();
+                let mut random = fastrand::Rng::with_seed(seed.wrapping_add(me as u64));
                 for round in 0..ROUNDS {
-                    random ^= random << 13;
-                    random ^= random >> 7;
-                    random ^= random << 17;
-                    let (wanted, broad) = (random % 40, random % 97 == 0);
-                    let target = match (broad, random % 3) {
-                        (false, _) => key("a.b", wanted as i32),
+                    let (wanted, broad) = (random.i32(0..40), random.u8(0..97) == 0);
+                    let target = match (broad, random.u8(0..3)) {
+                        (false, _) => key("a.b", wanted),
                         (true, 0) => database("a"),
                         (true, 1) => namespace("a.b"),
                         (true, _) => predicate("a.b"),

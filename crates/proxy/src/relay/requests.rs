@@ -15,9 +15,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use wire::{FirstKey, HEADER_BYTES, Head, Header, OpCode, OpMsg, first_key, hello, peek_flags};
+use wire::{HEADER_BYTES, Head, hello};
 
-use super::{Conversation, HELLO_BYTES_MAX};
+use super::{
+    Conversation, HELLO_BYTES_MAX,
+    look::{Expect, Request, Way, late_way, look},
+};
 use crate::{
     held::{Held, Room},
     metrics::Metrics,
@@ -53,37 +56,6 @@ enum End {
     Upstream,
     /// The proxy is stopping.
     Drained,
-}
-
-/// What the first bytes tell of a request.
-#[derive(Debug, Clone, Copy)]
-struct Request {
-    id: i32,
-    length: usize,
-    expect: Expect,
-    way: Way,
-}
-
-/// How a request travels.
-#[derive(Debug, Clone, Copy)]
-enum Way {
-    Pass,
-    Hello,
-    /// A write, or what may turn out to be one.
-    Captured(Class),
-    /// The command's name comes behind a document sequence.
-    NameComesLater,
-    /// Compressed, though we offer no compressor: it may be a write.
-    Unreadable,
-}
-
-/// Which replies a request gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Expect {
-    Nothing,
-    One,
-    /// One, or a stream.
-    Stream,
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
@@ -151,7 +123,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
                 self.send_fence().await?;
             }
             let head = self.client.frames.head().map_err(|_| End::NotAFrame)?;
-            if let Some(request) = head.and_then(|head| self.request(&head)) {
+            if let Some(request) = head.and_then(|head| look(&head, |name| self.class(name))) {
                 return Ok(request);
             }
             if self.conversation.outstanding().fence_due() {
@@ -165,25 +137,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         }
     }
 
-    /// What a request is; `None` while too little of it is here to tell.
-    fn request(&self, head: &Head<'_>) -> Option<Request> {
-        let way = match (head.header.opcode, first_key(head)) {
-            (_, FirstKey::NeedMore) => return None,
-            (_, FirstKey::Name(name)) if hello::is_hello(name) => Way::Hello,
-            (OpCode::Msg, FirstKey::Name(name)) => self.class(name),
-            (OpCode::Msg, FirstKey::Sequence) => Way::NameComesLater,
-            (OpCode::Compressed, _) if self.watching.is_some() => Way::Unreadable,
-            _ => Way::Pass,
-        };
-        let Header { request_id: id, length, .. } = head.header;
-        Some(Request { id, length, expect: expected(head), way })
-    }
-
-    fn class(&self, name: &str) -> Way {
-        match self.watching.as_ref().map(|watching| watching.session.classify(name)) {
-            None | Some(Class::Pass) => Way::Pass,
-            Some(class) => Way::Captured(class),
-        }
+    fn class(&self, name: &str) -> Class {
+        self.watching.as_ref().map_or(Class::Pass, |watching| watching.session.classify(name))
     }
 
     /// Registers a request that is not captured before its last byte leaves.
@@ -283,12 +238,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             }
             self.fill().await?;
         }
-        let name = OpMsg::parse(self.head()?.bytes).ok().and_then(|msg| command_name(&msg));
-        let way = match name {
-            Some(name) if hello::is_hello(name) => Way::Hello,
-            Some(name) => self.class(name),
-            None => Way::Pass,
-        };
+        let way = late_way(self.head()?.bytes, |name| self.class(name));
         // What captures it takes its own room.
         drop(room);
         Box::pin(self.forward(Request { way, ..request })).await
@@ -357,23 +307,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     }
 }
 
-/// The replies that a request gets, as far as its first 20 bytes tell.
-fn expected(head: &Head<'_>) -> Expect {
-    match (head.header.opcode, peek_flags(head)) {
-        (OpCode::Msg, Some(flags)) if flags.more_to_come() => Expect::Nothing,
-        (OpCode::Msg, Some(flags)) if flags.exhaust_allowed() => Expect::Stream,
-        (OpCode::Msg | OpCode::Query | OpCode::Compressed | OpCode::Other(OP_GET_MORE), _) => Expect::One,
-        _ => Expect::Nothing,
-    }
-}
-
 /// The front frame. That there is one was seen when the request's way was chosen.
 fn head_of<R>(client: &Source<R>) -> Result<Head<'_>, End> {
     client.frames.head().ok().flatten().ok_or(End::NotAFrame)
-}
-
-fn command_name<'a>(msg: &OpMsg<'a>) -> Option<&'a str> {
-    msg.body().into_iter().next()?.ok().map(|(name, _)| name.as_str())
 }
 
 fn more(filled: std::io::Result<Filled>) -> Result<(), End> {
@@ -382,8 +318,6 @@ fn more(filled: std::io::Result<Filled>) -> Result<(), End> {
         Ok(Filled::End) | Err(_) => Err(End::Client),
     }
 }
-
-const OP_GET_MORE: i32 = 2005;
 
 /// The request id of our own pings. A client may use it too: the order of requests tells whose reply it is.
 const FENCE_ID: i32 = i32::from_be_bytes(*b"dual");
@@ -394,6 +328,8 @@ const FENCE: &[u8] = b"\x33\0\0\0laud\0\0\0\0\xdd\x07\0\0\
 
 #[cfg(test)]
 mod tests {
+    use wire::OpMsg;
+
     use super::*;
 
     #[test]

@@ -250,3 +250,85 @@ async fn many_pipelined_writes_are_matched_in_order() {
     let entries = stage.records().iter().filter(|record| matches!(record, Record::Entry(_))).count() as u64;
     assert_eq!(entries, count);
 }
+
+#[tokio::test]
+async fn silent_writes_without_end_are_fenced_on_the_way() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let silent = request_with(&update(), Flags::MORE_TO_COME);
+    let count = 3000;
+    let sends = async {
+        for _ in 0..count {
+            client.send(&silent).await;
+        }
+    };
+    let answers = async {
+        let mut fences = 0;
+        loop {
+            tokio::select! {
+                frame = peer.frame() => if frame != silent {
+                    fences += 1;
+                    peer.send(&reply(&frame, &rawdoc! { "ok": 1.0 })).await;
+                },
+                () = stage.records_reach(2 * count) => break,
+            }
+        }
+        fences
+    };
+    let (_, fences) = tokio::join!(sends, answers);
+    assert!(fences >= 3, "{fences} fences for {count} writes");
+}
+
+#[tokio::test]
+async fn a_log_that_takes_nothing_stops_nobody() {
+    let stage = capturing(|_| {}).await;
+    stage.log().close().unwrap();
+    let (mut client, mut peer) = stage.connect().await;
+    for _ in 0..3 {
+        let update = request(&update());
+        client.send(&update).await;
+        peer.gets(&update).await;
+        let answer = reply(&update, &updated());
+        peer.send(&answer).await;
+        client.gets(&answer).await;
+    }
+    let missed = stage.capture().take_missed();
+    assert_eq!(missed.namespaces, [record::Namespace::new("d", "c")]);
+    assert!(!missed.everything);
+}
+
+#[tokio::test]
+async fn damaged_frames_hurt_nobody() {
+    let stage = capturing(|_| {}).await;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut damage = |frame: &mut Vec<u8>| {
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(16..frame.len());
+            frame[at] = random.u8(..);
+        }
+    };
+    for _ in 0..200 {
+        let (mut client, mut peer) = stage.connect().await;
+        let document = rawdoc! { "_id": 1, "x": [1, { "y": "z" }] };
+        let mut asked = request_with_sequence(
+            &rawdoc! { "insert": "c", "$db": "d" },
+            "documents",
+            document.as_bytes(),
+            false,
+        );
+        let mut answer =
+            reply(&asked, &rawdoc! { "n": 0, "writeErrors": [{ "index": 0, "code": 2 }], "ok": 1.0 });
+        damage(&mut asked);
+        damage(&mut answer);
+        client.send(&asked).await;
+        client.half_close().await;
+        peer.send(&answer).await;
+        peer.half_close().await;
+        tokio::join!(client.ends(), peer.ends());
+    }
+    drop(stage.connect().await);
+    until(|| stage.metric("dualsync_proxy_connections") == 0).await;
+    assert_eq!(stage.metric("dualsync_proxy_sessions_died_total"), 0, "a session panicked");
+}

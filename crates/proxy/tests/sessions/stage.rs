@@ -56,7 +56,8 @@ pub(crate) async fn capturing(change: impl FnOnce(&mut Config)) -> Stage {
     let (log, _) = SyncLog::open(synclog::Config::new(folder.path().join("log"))).unwrap();
     let (sender, orphans) = mpsc::channel(10);
     let capture = Capture::new(capture::Config::default());
-    let watch = Watch { capture: capture.clone(), log: log.clone(), orphans: sender, entries: Arc::default() };
+    let watch =
+        Watch { capture: capture.clone(), log: log.clone(), orphans: sender, entries: Arc::default() };
     stage(change, Some((watch, Seen { capture, log, orphans, _folder: folder }))).await
 }
 

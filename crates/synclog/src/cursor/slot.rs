@@ -20,7 +20,7 @@ pub(crate) struct Slot {
     pub(crate) id: LogId,
     pub(crate) generation: u64,
     pub(crate) cursor: Option<Cursor>,
-    /// Everything below it was synced when the slot was written.
+    /// Everything below it was synced when the slot was written; with `gap`, it was reached and may be lost.
     pub(crate) durable: Lsn,
     /// The log was closed in order; nothing was written after this.
     pub(crate) closed: bool,
@@ -75,13 +75,14 @@ pub(crate) fn load(disk_calls: &Disk, path: &Path) -> Result<Loaded, OpenError> 
     Ok(loaded)
 }
 
-/// Puts on disk that recovery is about to cut something that may be missed, so that a death in the middle of it does
-/// not end in a log that looks whole.
+/// Puts on disk that recovery is about to cut something that may be missed, and that positions below `reached` are
+/// taken: a death in the middle of it must not end in a log that looks whole, or gives a position twice.
 pub(crate) fn announce_gap(
     disk_calls: &Disk,
     folder: &Folder,
     id: LogId,
     loaded: &mut Loaded,
+    reached: Lsn,
 ) -> Result<(), OpenError> {
     let path = folder.cursor();
     let none = Slot { id, generation: 0, cursor: None, durable: Lsn::FIRST, closed: false, gap: true };
@@ -89,6 +90,7 @@ pub(crate) fn announce_gap(
     slot.generation += 1;
     slot.closed = false;
     slot.gap = true;
+    slot.durable = slot.durable.max(reached);
     let nth = 1 - loaded.newest;
     let written = open_or_create(disk_calls, &path).and_then(|file| {
         disk_calls.write(&file, &[IoSlice::new(&slot.encode())], (nth * SLOT_BYTES) as u64)?;

@@ -1,0 +1,9 @@
+//! The real binary between real mongods: what a user would see, end to end.
+
+mod bad_input;
+mod outages;
+mod shop;
+mod sidecar;
+mod startup;
+mod support;
+mod writes;

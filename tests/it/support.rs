@@ -1,0 +1,110 @@
+//! A source, a target and the binary between them, and what every test of equality asserts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mongodb::Client;
+use testkit::compare;
+use testkit::{Builder, Dualsync, Mongod, ReplicaSet};
+
+/// The binary under test.
+pub const BIN: &str = env!("CARGO_BIN_EXE_dualsync");
+/// Longest wait for the target to catch up.
+pub const DRAIN_MAX: Duration = Duration::from_secs(120);
+
+/// What the application writes to.
+pub enum Source {
+    Standalone(Mongod),
+    ReplicaSet(ReplicaSet),
+}
+
+impl Source {
+    pub async fn standalone() -> Result<Source> {
+        Ok(Source::Standalone(Mongod::standalone().await?))
+    }
+
+    pub async fn replica_set() -> Result<Source> {
+        Ok(Source::ReplicaSet(ReplicaSet::start(1).await?))
+    }
+
+    /// Of the one server that the proxy forwards to.
+    pub fn uri(&self) -> String {
+        match self {
+            Source::Standalone(mongod) => mongod.uri(),
+            Source::ReplicaSet(set) => set.members()[0].uri(),
+        }
+    }
+
+    pub async fn client(&self) -> Result<Client> {
+        match self {
+            Source::Standalone(mongod) => mongod.client().await,
+            Source::ReplicaSet(set) => set.client().await,
+        }
+    }
+}
+
+/// Both servers and the binary.
+pub struct Stage {
+    pub source: Source,
+    pub target: ReplicaSet,
+    pub dualsync: Dualsync,
+}
+
+impl Stage {
+    pub async fn start(source: Source) -> Result<Stage> {
+        Stage::start_with(source, |builder| builder).await
+    }
+
+    pub async fn start_with(source: Source, change: impl FnOnce(Builder) -> Builder) -> Result<Stage> {
+        let target = ReplicaSet::start(1).await?;
+        let builder = Dualsync::builder(BIN).local(source.uri()).atlas(target.uri());
+        let dualsync = change(builder).start().await?;
+        Ok(Stage { source, target, dualsync })
+    }
+
+    /// Waits until the target has everything, then compares the raw bytes of every document.
+    pub async fn assert_equal(&self) -> Result<compare::Comparison> {
+        self.dualsync.wait_drained(DRAIN_MAX).await?;
+        let comparison = compare::databases(&self.source.client().await?, &self.target.client().await?).await?;
+        ensure!(comparison.equal(), "source and target differ:\n{comparison}");
+        Ok(comparison)
+    }
+
+    /// Equality came about by following alone: nothing is dirty, refused or left to a comparison.
+    pub async fn assert_followed(&self) -> Result<Ways> {
+        let report = self.dualsync.report().await?;
+        let empty = |list: &serde_json::Value| list.as_array().is_some_and(Vec::is_empty);
+        ensure!(empty(&report["namespaces"]["dirty"]), "something is dirty: {report:#}");
+        ensure!(empty(&report["namespaces"]["notCopiedYet"]), "something is not copied: {report:#}");
+        ensure!(report["counts"]["deadLetters"] == 0, "there are dead letters: {report:#}");
+        let ways = Ways::read(&self.dualsync.metrics().await?);
+        ensure!(ways.dirty == 0.0, "entries went the dirty way: {ways:?}");
+        Ok(ways)
+    }
+}
+
+/// How entries reached the target.
+#[derive(Debug, Clone, Copy)]
+pub struct Ways {
+    pub replayed: f64,
+    pub converged: f64,
+    pub dirty: f64,
+    /// The share of the entries that name `_id` that were replayed.
+    pub keyed_replayed: f64,
+}
+
+impl Ways {
+    fn read(metrics: &BTreeMap<String, f64>) -> Ways {
+        let value = |name: &str, way: &str| {
+            metrics.get(&format!("dualsync_{name}_total{{way=\"{way}\"}}")).copied().unwrap_or(f64::NAN)
+        };
+        let keyed = ["replayed", "converged", "dirty"].map(|way| value("keyed_entries", way));
+        Ways {
+            replayed: value("entries", "replayed"),
+            converged: value("entries", "converged"),
+            dirty: value("entries", "dirty"),
+            keyed_replayed: keyed[0] / keyed.iter().sum::<f64>(),
+        }
+    }
+}
