@@ -138,8 +138,9 @@ mod tests {
 
     #[test]
     fn include_and_exclude_decide_by_name() {
-        // (include, exclude, db, coll, captured)
-        let cases: &[(&[&str], &[&str], &str, &str, bool)] = &[
+        /// Include, exclude, database, collection, captured.
+        type Case<'a> = (&'a [&'a str], &'a [&'a str], &'a str, &'a str, bool);
+        let cases: &[Case<'_>] = &[
             (&[], &[], "shop", "orders", true),
             (&[], &[], "shop", "orders.2024", true),
             (&[], &[], "shop", "", false),

@@ -69,33 +69,24 @@ impl Job {
 
     /// All that the request may have touched.
     pub(crate) fn all(&self, doubt: Doubt) -> Verdict {
-        let effect = |target, op| Effect { target, op, n: 0, modified: 0 };
-        let effects = match self {
-            Job::Batch(batch) => {
-                let target = |statement: &Statement| Target::new(batch.ns.clone(), statement.widest());
-                batch.statements.iter().map(|each| effect(target(each), each.op.clone())).collect()
-            }
-            Job::FindAndModify { ns, find } => {
-                let target = Target::new(ns.clone(), find.statement.widest());
-                vec![effect(target, find.statement.op.clone())]
-            }
-            Job::Coarse { targets, .. } => {
-                targets.iter().map(|target| effect(target.clone(), None)).collect()
-            }
-            Job::Anywhere | Job::End(_) => Vec::new(),
-        };
-        Verdict { effects, doubt: Some(doubt) }
+        let effects = self.parts().into_iter();
+        let effects = effects.map(|(target, op)| Effect { target, op: op.cloned(), n: 0, modified: 0 });
+        Verdict { effects: effects.collect(), doubt: Some(doubt) }
     }
 
     /// All that the request may touch, as its mark says.
     pub(crate) fn targets(&self) -> Vec<Target> {
+        self.parts().into_iter().map(|(target, _)| target).collect()
+    }
+
+    fn parts(&self) -> Vec<(Target, Option<&Op>)> {
+        fn part<'a>(ns: &Namespace, statement: &'a Statement) -> (Target, Option<&'a Op>) {
+            (Target::new(ns.clone(), statement.widest()), statement.op.as_ref())
+        }
         match self {
-            Job::Batch(batch) => {
-                let target = |each: &Statement| Target::new(batch.ns.clone(), each.widest());
-                batch.statements.iter().map(target).collect()
-            }
-            Job::FindAndModify { ns, find } => vec![Target::new(ns.clone(), find.statement.widest())],
-            Job::Coarse { targets, .. } => targets.clone(),
+            Job::Batch(batch) => batch.statements.iter().map(|each| part(&batch.ns, each)).collect(),
+            Job::FindAndModify { ns, find } => vec![part(ns, &find.statement)],
+            Job::Coarse { targets, .. } => targets.iter().map(|target| (target.clone(), None)).collect(),
             Job::Anywhere | Job::End(_) => Vec::new(),
         }
     }
@@ -241,8 +232,10 @@ enum Counted {
     Nothing,
     /// Each of them has these counts: matched or deleted, modified.
     Each(u32, u32),
-    /// Some had an effect.
+    /// Some had an effect, and of each alone it is known whether it had when it is sent again.
     Some,
+    /// Some had an effect, and one of them is over many documents.
+    SomeOfMany,
 }
 
 impl Counted {
@@ -254,7 +247,8 @@ impl Counted {
             _ if effective == 0 => Counted::Nothing,
             1 => Counted::Each(n, modified),
             all if one_each && effective == all && n == all => Counted::Each(1, modified.min(1)),
-            _ => Counted::Some,
+            _ if one_each => Counted::Some,
+            _ => Counted::SomeOfMany,
         }
     }
 
@@ -262,12 +256,12 @@ impl Counted {
         match self {
             Counted::Nothing => None,
             Counted::Each(n, modified) => Some((*n, *modified)),
-            Counted::Some => Some((0, 0)),
+            Counted::Some | Counted::SomeOfMany => Some((0, 0)),
         }
     }
 
     fn doubt(&self) -> Option<Doubt> {
-        matches!(self, Counted::Some).then_some(Doubt::PartOfBatch)
+        matches!(self, Counted::SomeOfMany).then_some(Doubt::PartOfBatch)
     }
 }
 

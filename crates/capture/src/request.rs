@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bson::raw::{RawBsonRef, RawDocument};
-use record::{Namespace, Target};
+use record::Namespace;
 use wire::{FRAME_BYTES_MAX, Flags, Header, OpCode, OpMsg};
 
 use crate::coarse::{self, Place};

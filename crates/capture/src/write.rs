@@ -20,6 +20,9 @@ use crate::read::{field, flag, integer};
 use crate::transactions::{Held, TransactionId, by_namespace, bytes, touch_bytes};
 
 /// A request that may change data, or ends a transaction.
+///
+/// Dropping it without an end leaves its mark open: an orphan that only the next start finds.
+#[must_use = "a write has to be ended by its outcome, as unacknowledged, or as an orphan"]
 pub struct Write {
     pub(crate) capture: Arc<Capture>,
     pub(crate) via: String,

@@ -1,4 +1,5 @@
 //! Whatever the bytes, nothing panics; an insert keeps every byte but the `_id` that it gets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 mod common;
 

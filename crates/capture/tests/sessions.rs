@@ -1,4 +1,5 @@
 //! Sessions from request to end: what is captured, contention, transactions, orphans, and what is missed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 mod common;
 

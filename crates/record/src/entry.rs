@@ -41,9 +41,10 @@ pub struct Effect {
     pub target: Target,
     /// The statement, for replaying. Absent when it is not known or not kept.
     pub op: Option<Op>,
-    /// Documents that it matched, inserted or deleted on the source. Meaningful for certain entries only.
+    /// Documents that it matched, inserted or deleted on the source; meaningful for certain entries only.
+    /// 0: the reply had a total only, in which this statement may have a part.
     pub n: u32,
-    /// Documents that it modified. A keyed update with `n` 1 and `modified` 0 has inserted (upsert).
+    /// Documents that it modified; unknown with `n`. A keyed update with `n` 1 and `modified` 0 has inserted.
     pub modified: u32,
 }
 
@@ -134,7 +135,7 @@ doubts! {
     MultiFailed = "multi_failed",
     /// The command failed in a way that may have applied part of it.
     CommandFailed = "command_failed",
-    /// Part of a batch had no effect, and the reply does not say which part.
+    /// Part of a batch had no effect, the reply does not say which, and a statement of it is over many documents.
     PartOfBatch = "part_of_batch",
     /// No reply comes: `w:0`.
     Unacknowledged = "unacknowledged",

@@ -32,8 +32,8 @@ use record::{Mark, Namespace, Record, RecordKind};
 pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_ms};
 pub use source::takes_unauthenticated_commands;
 pub use state::{DeadLetter, Desired, Dirty};
-use synclog::{Lsn, SyncLog};
-pub use target::OWN_DATABASE;
+use synclog::{Lsn, ReadError, SyncLog};
+pub use target::{OWN_DATABASE, Reply, WriteError};
 use tokio_util::sync::CancellationToken;
 
 use checkpoint::Checkpoint;
@@ -126,11 +126,20 @@ pub fn recover(log: &SyncLog) -> Recovered {
 fn look_through(log: &SyncLog, recovered: &mut Recovered) -> Result<(), String> {
     let mut reader = log.reader(Lsn(recovered.checkpoint.resume)).map_err(|error| error.to_string())?;
     let mut open = BTreeMap::new();
-    let result = loop {
+    let mut problem = Ok(());
+    loop {
         let raw = match reader.next() {
             Ok(Some(raw)) => raw,
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error.to_string()),
+            Ok(None) => break,
+            // The reader already stands behind the damage.
+            Err(error @ ReadError::Damaged { .. }) => {
+                problem = Err(error.to_string());
+                continue;
+            }
+            Err(error) => {
+                problem = Err(error.to_string());
+                break;
+            }
         };
         if raw.kind == RecordKind::Entry as u8 && raw.lsn.0 >= recovered.checkpoint.applied {
             recovered.entries += 1;
@@ -139,11 +148,11 @@ fn look_through(log: &SyncLog, recovered: &mut Recovered) -> Result<(), String> 
             Ok(Record::Mark(mark)) => drop(open.insert(raw.lsn.0, mark)),
             Ok(Record::Closed { mark }) => drop(open.remove(&mark)),
             Ok(Record::Entry(entry)) => drop(open.remove(&entry.mark)),
-            Err(error) => break Err(format!("record {}: {error}", raw.lsn)),
+            Err(error) => problem = Err(format!("record {}: {error}", raw.lsn)),
         }
-    };
+    }
     recovered.orphans = open.into_iter().collect();
-    result
+    problem
 }
 
 /// The running replicator.
@@ -167,6 +176,14 @@ pub enum StartError {
     /// The log cannot be read from where it should go on.
     #[error("the sync log cannot be read: {0}")]
     Log(String),
+    /// The replicator's small file cannot be written.
+    #[error("cannot write in the log's folder {dir}: {source}; check its rights and the disk")]
+    State {
+        /// `log.dir`.
+        dir: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A metric's name is taken.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -186,6 +203,8 @@ impl Replicator {
         if let Some(problem) = gap.as_ref().or(recovered.problem.as_ref()) {
             state.set_everything_dirty(problem, now_ms());
         }
+        // On disk before any cursor says that the log has been dealt with.
+        state.save().map_err(|source| StartError::State { dir: config.dir.clone(), source })?;
         config.pending.add(recovered.entries);
         let planner = remembered(&state, recovered.checkpoint.sent);
         let (shared, inbox) = Shared::new(state, registry)?;

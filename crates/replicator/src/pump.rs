@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use record::{Entry, Namespace, Record, Touch};
-use synclog::{CursorSync, Lsn, Reader, SyncLog};
+use synclog::{CursorSync, Lsn, ReadError, Reader, SyncLog};
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -56,7 +56,7 @@ pub(crate) struct Pump {
     failures: usize,
     cursor_synced: Instant,
     trimmed_to: u64,
-    unreadable_said: bool,
+    last_problem: Option<String>,
     probed: Instant,
 }
 
@@ -92,7 +92,7 @@ impl Pump {
             failures: 0,
             cursor_synced: Instant::now(),
             trimmed_to: 0,
-            unreadable_said: false,
+            last_problem: None,
             probed: Instant::now(),
         }
     }
@@ -136,10 +136,8 @@ impl Pump {
 
     /// Not working: still shows how old the oldest pending entry is.
     fn stand(&mut self, activity: Activity) -> Step {
-        if self.batch.entries.is_empty()
-            && let Err(problem) = self.fill(1)
-        {
-            self.unreadable(&problem);
+        if self.batch.entries.is_empty() {
+            self.fill(1);
         }
         let mut status = self.shared.status_mut();
         status.set_activity(activity);
@@ -259,10 +257,8 @@ impl Pump {
     }
 
     async fn next_batch(&mut self) -> Result<Step, Stall> {
-        if self.batch.entries.is_empty()
-            && let Err(problem) = self.fill(self.config.batch_entries_max)
-        {
-            self.unreadable(&problem);
+        if self.batch.entries.is_empty() {
+            self.fill(self.config.batch_entries_max);
         }
         if self.batch.entries.is_empty() {
             self.advance();
@@ -314,39 +310,46 @@ impl Pump {
     }
 
     /// Reads records until `entries_max` entries, or enough bytes, are together.
-    fn fill(&mut self, entries_max: usize) -> Result<(), String> {
+    fn fill(&mut self, entries_max: usize) {
         let mut bytes = 0;
         while self.batch.entries.len() < entries_max && bytes < BATCH_BYTES_MAX {
-            let Some(raw) = self.reader.next().map_err(|error| error.to_string())? else { break };
+            let raw = match self.reader.next() {
+                Ok(Some(raw)) => raw,
+                Ok(None) => return,
+                // The reader already stands behind the damage.
+                Err(error @ ReadError::Damaged { .. }) => {
+                    self.unreadable(&error.to_string());
+                    continue;
+                }
+                Err(error) => return self.unreadable(&error.to_string()), // asked again at the next turn
+            };
             bytes += raw.payload.len();
             self.batch.end = raw.lsn.next().0;
-            match Record::decode(raw.kind, &raw.payload)
-                .map_err(|error| format!("record {}: {error}", raw.lsn))?
-            {
-                Record::Mark(_) => {
+            match Record::decode(raw.kind, &raw.payload) {
+                Ok(Record::Mark(_)) => {
                     self.open_marks.insert(raw.lsn.0);
                 }
-                Record::Closed { mark } => {
+                Ok(Record::Closed { mark }) => {
                     self.open_marks.remove(&mark);
                 }
-                Record::Entry(entry) => {
+                Ok(Record::Entry(entry)) => {
                     self.open_marks.remove(&entry.mark);
                     if raw.lsn.0 >= self.executor.checkpoint.applied {
                         self.batch.entries.push(entry);
                     }
                 }
+                Err(error) => self.unreadable(&format!("record {}: {error}", raw.lsn)),
             }
         }
-        Ok(())
     }
 
     /// Something in the log cannot be read: what it said is lost, so everything needs a full comparison.
     fn unreadable(&mut self, problem: &str) {
-        if std::mem::replace(&mut self.unreadable_said, true) {
-            return;
+        if self.last_problem.as_deref() != Some(problem) {
+            error!(problem, "the sync log cannot be read here: everything is dirty");
+            self.everything_dirty(&format!("the sync log could not be read: {problem}"));
+            self.last_problem = Some(problem.to_owned());
         }
-        error!(problem, "the sync log cannot be read here: everything is dirty");
-        self.everything_dirty(&format!("the sync log could not be read: {problem}"));
     }
 
     fn everything_dirty(&mut self, reason: &str) {
@@ -370,16 +373,19 @@ impl Pump {
             if due {
                 self.cursor_synced = Instant::now();
                 self.trimmed_to = oldest;
-                if let Err(error) = self.log.trim(Lsn(oldest)) {
+                if let Err(error) = tokio::task::block_in_place(|| self.log.trim(Lsn(oldest))) {
                     warn!(%error, "applied segments cannot be deleted");
                 }
             }
         }
     }
 
+    /// The disk may take its time: other tasks of this thread go on elsewhere meanwhile.
     fn park(&mut self, sync: CursorSync) {
-        self.save_state();
-        self.executor.store_checkpoint(sync);
+        tokio::task::block_in_place(|| {
+            self.save_state();
+            self.executor.store_checkpoint(sync);
+        });
     }
 
     fn save_state(&self) {
@@ -486,12 +492,13 @@ impl Pump {
                 }
                 self.shared.count_entry(Way::Dirty, false, 0);
             }
-            if self.reader.position().0 >= head {
+            let before = self.reader.position();
+            if before.0 >= head {
                 break;
             }
-            if let Err(problem) = self.fill(self.config.batch_entries_max) {
-                self.unreadable(&problem);
-                break;
+            self.fill(self.config.batch_entries_max);
+            if self.reader.position() == before {
+                break; // it cannot be read now; everything is dirty
             }
         }
         self.config.pending.done(cleared);

@@ -99,6 +99,11 @@ impl<'a> Command<'a> {
         parts
     }
 
+    /// Whether a statement that fails keeps those behind it from being run.
+    pub fn is_ordered(&self) -> bool {
+        self.ordered
+    }
+
     /// Its statements, in order.
     pub fn all(&self) -> &[&'a Unit] {
         &self.units
@@ -140,19 +145,20 @@ impl<'a> Command<'a> {
             return self.units[*first.min(&self.units.len())..].to_vec();
         }
         let passed = self.units.iter().enumerate().filter(|(index, _)| !failed.contains(index));
-        let (mut n, mut modified, mut upserted) = (0, 0, 0);
+        let (mut n, mut modified, mut upserted, mut open) = (0, 0, 0, 0);
         for (_, unit) in passed {
             let effect = &unit.effect;
+            let keyed = matches!(effect.target.touch, Touch::Key(_));
             n += u64::from(effect.n);
             modified += u64::from(effect.modified);
-            let inserts = self.kind == Kind::Update && matches!(effect.target.touch, Touch::Key(_));
-            upserted += if inserts { u64::from(effect.n.saturating_sub(effect.modified)) } else { 0 };
+            upserted += if keyed { u64::from(effect.n.saturating_sub(effect.modified)) } else { 0 };
+            // Whether it has a part in the source's total, the source did not say.
+            open += u64::from(effect.n == 0);
         }
-        let counts = match self.kind {
-            Kind::Update => reply.n == n && reply.modified == modified && reply.upserted == upserted,
-            Kind::Insert | Kind::Delete => reply.n == n,
-        };
-        if !counts {
+        let as_on_the_source = (n..=n + open).contains(&reply.n)
+            && (self.kind != Kind::Update
+                || (modified..=modified + open).contains(&reply.modified) && reply.upserted == upserted);
+        if !as_on_the_source {
             return self.units.clone();
         }
         failed.iter().filter_map(|index| self.units.get(*index).copied()).collect()

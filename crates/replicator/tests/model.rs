@@ -1,6 +1,6 @@
 //! The replication rules against random interleavings: writers, late replies, a replicator that reads and writes
-//! in steps, crashes of either, commands that land late. The planner and the grouping of commands are the
-//! product's own; both servers and the log are small models.
+//! in steps, crashes of either, commands that land late. The planner, the grouping of commands and the look at
+//! their replies are the product's own; both servers and the log are small models.
 //!
 //! When all is quiet, the target must equal the source. With any rule left out, some interleaving diverges.
 //! A failing seed is printed; `MODEL_SEEDS=1000000 cargo test -p replicator --test model` runs more.
@@ -14,7 +14,8 @@ use bson::{RawBsonRef, rawdoc};
 use fastrand::Rng;
 use record::{Doubt, Effect, Entry, Key, Namespace, Op, Predicate, Raw, Target, Touch};
 use replicator::plan::{Planner, Rules, Unit, Work, queues};
-use replicator::replay::commands;
+use replicator::replay::{Command, commands};
+use replicator::{Reply, WriteError};
 
 const SEEDS: u64 = 30_000;
 
@@ -166,6 +167,10 @@ impl Statement {
                 Statement::Delete { keys: select(statement, int(statement, "limit") == 0) }
             }
         }
+    }
+
+    fn is_keyed_update(&self) -> bool {
+        matches!(self, Statement::Update { keys: Select::Key(_), .. })
     }
 
     /// Runs it; returns matched (or inserted) and modified.
@@ -330,12 +335,20 @@ impl Model {
         let done = write.done.as_ref().expect("executed");
         let mut effects = Vec::new();
         let mut doubt = write.contended.then_some(Doubt::Contended);
+        let had_effect = |(statement, (n, modified)): (&Statement, &(u32, u32))| match statement {
+            Statement::Update { .. } => *modified > 0,
+            _ => *n > 0,
+        };
+        let effective = write.statements.iter().zip(done).filter(|it| had_effect(*it)).count();
+        // Two updates by key in one command: the reply has their totals only.
+        let totals_only = effective == 1
+            && write.statements.len() == 2
+            && write.statements.iter().all(Statement::is_keyed_update);
         for (statement, (n, modified)) in write.statements.iter().zip(done) {
-            let is_update = matches!(statement, Statement::Update { .. });
-            let no_effect = if is_update { *modified == 0 } else { *n == 0 };
-            if no_effect && !write.orphan {
+            if !had_effect((statement, &(*n, *modified))) && !write.orphan && !totals_only {
                 continue;
             }
+            let (n, modified) = if totals_only { (&0, &0) } else { (n, modified) };
             if matches!(
                 statement,
                 Statement::Update { keys: Select::One { .. }, .. }
@@ -415,24 +428,21 @@ impl Model {
             return;
         }
         let mut work = self.planner.next(&ns(), queue);
-        let replayed: Vec<Unit> =
-            work.multi.iter().cloned().chain(std::mem::take(&mut work.replay)).collect();
-        if !replayed.is_empty() {
+        let replayed = std::mem::take(&mut work.replay);
+        if !replayed.is_empty() || work.multi.is_some() {
             self.sent = self.sent.max(*end);
         }
-        let in_order: Vec<Vec<Unit>> = match &work.multi {
-            Some(unit) => vec![vec![unit.clone()]],
-            None => {
-                commands(&replayed).iter().map(|c| c.all().iter().map(|u| (*u).clone()).collect()).collect()
-            }
+        let in_order: Vec<Command<'_>> = match &work.multi {
+            Some(unit) => Command::of_one(unit).into_iter().collect(),
+            None => commands(&replayed),
         };
-        let total: usize = in_order.iter().map(Vec::len).sum();
+        let total: usize = in_order.iter().map(|command| command.all().len()).sum();
         let stop = if crashes && self.rng.u32(..10) == 0 { self.rng.usize(..=total) } else { usize::MAX };
         let mut sent = 0;
         let mut unsent = Vec::new();
         for command in &in_order {
-            let (mut here, mut there) = ((0, 0), (0, 0));
-            for unit in command {
+            let mut reply = Reply::default();
+            for (index, unit) in command.all().iter().enumerate() {
                 let statement = Statement::of(unit.effect.op.as_ref().expect("replayed"));
                 if sent >= stop {
                     unsent.push(statement);
@@ -440,11 +450,22 @@ impl Model {
                 }
                 sent += 1;
                 let (n, modified) = statement.run(&mut self.target, &mut self.rng);
-                here = (here.0 + n, here.1 + modified);
-                there = (there.0 + unit.effect.n, there.1 + unit.effect.modified);
+                reply.n += u64::from(n);
+                reply.modified += u64::from(modified);
+                if n == 0 && matches!(statement, Statement::Insert(..)) {
+                    reply.errors.push(WriteError {
+                        index,
+                        code: 11000,
+                        message: String::new(),
+                        key_value: None,
+                    });
+                    if command.is_ordered() {
+                        break;
+                    }
+                }
             }
-            if here != there && sent < stop {
-                for unit in command {
+            if sent < stop {
+                for unit in command.different(&reply) {
                     if let Touch::Key(key) = &unit.effect.target.touch {
                         work.converge.keys.push(key.clone());
                     }

@@ -64,7 +64,6 @@ fn op() -> impl Strategy<Value = Op> {
 /// The log and what it must equal.
 struct Model {
     runtime: tokio::runtime::Runtime,
-    dir: TempDir,
     config: Config,
     full: Arc<AtomicBool>,
     through: Arc<AtomicUsize>,
@@ -75,6 +74,8 @@ struct Model {
     records: Vec<(u8, Vec<u8>)>,
     cursor: Option<Cursor>,
     durable: Lsn,
+    /// Last: it is deleted after the log is closed.
+    dir: TempDir,
 }
 
 impl Model {

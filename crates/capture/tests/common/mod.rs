@@ -1,5 +1,6 @@
 //! Requests and replies as frames, and what capture makes of them as text.
-#![allow(dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::fmt::Write as _;
 use std::sync::Arc;
