@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use capture::{Capture, Pattern};
+use capture::Capture;
 use prometheus::Registry;
 use proxy::{Listener, Watch};
 use replicator::{Miss, Orphan, Pending, Replicator};
@@ -78,7 +78,7 @@ async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Syn
     if let Some(gap) = &recovery.gap {
         error!(gap, "the sync log does not vouch for everything: a full comparison is needed");
     }
-    let capture = Capture::new(capture_config(config)?);
+    let capture = Capture::new(capture_config(config));
     let reading = log.clone();
     let recovered = tokio::task::spawn_blocking(move || replicator::recover(&reading)).await?;
     info!(
@@ -107,7 +107,7 @@ async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Syn
     }
     let shared = replicator.shared();
     for (mark, record) in recovered.orphans {
-        let guard = Box::new(capture.enter(&record.targets));
+        let guard = Box::new(capture.enter_orphan(&record, replicator::now_ms()));
         shared.orphan(Orphan { mark, record, guard });
     }
     Ok((Sync { log, capture, shared, pending }, replicator))
@@ -268,9 +268,7 @@ fn proxy_config(config: &Config) -> anyhow::Result<proxy::Config> {
     })
 }
 
-fn capture_config(config: &Config) -> anyhow::Result<capture::Config> {
-    let parse = |pattern: &dyn ToString| Pattern::parse(&pattern.to_string());
-    let include = config.sync.include.iter().map(|pattern| parse(pattern)).collect::<Result<_, _>>()?;
-    let exclude = config.sync.exclude.iter().map(|pattern| parse(pattern)).collect::<Result<_, _>>()?;
-    Ok(capture::Config { include, exclude, ..capture::Config::default() })
+fn capture_config(config: &Config) -> capture::Config {
+    let (include, exclude) = (config.sync.include.clone(), config.sync.exclude.clone());
+    capture::Config { include, exclude, ..capture::Config::default() }
 }

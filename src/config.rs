@@ -9,7 +9,6 @@
 mod dotenv;
 mod kinds;
 mod old_names;
-mod pattern;
 mod read;
 #[cfg(test)]
 mod reference;
@@ -116,14 +115,6 @@ impl Config {
             sections.entry(section).or_default().insert(key.to_owned(), value);
         }
         serde_json::json!(sections)
-    }
-}
-
-impl SyncConfig {
-    /// Whether a namespace is included and not excluded. The server's own databases are not this method's matter.
-    pub(crate) fn selects(&self, database: &str, collection: &str) -> bool {
-        let any = |patterns: &[pattern::Pattern]| patterns.iter().any(|it| it.matches(database, collection));
-        any(&self.include) && !any(&self.exclude)
     }
 }
 

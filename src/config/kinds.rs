@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::pattern::Pattern;
 use super::secret::{self, Secret, Uri};
+use capture::Pattern;
 
 /// A value as it was written: one text, or a list (TOML's brackets, commas elsewhere).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +151,7 @@ pub(super) fn patterns() -> Kind<Vec<Pattern>> {
             .to_owned(),
         read: Box::new(|text| {
             let read = |item: &str| {
-                Pattern::parse(item).ok_or_else(|| Refused { reason: Some(format!("{item:?} is none")) })
+                Pattern::parse(item).map_err(|_| Refused { reason: Some(format!("{item:?} is none")) })
             };
             text.items().into_iter().map(read).collect()
         }),

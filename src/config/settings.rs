@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use capture::Pattern;
 use tracing::level_filters::LevelFilter;
 
 use super::kinds::{
     address, bearer_token, bytes, choice, connection_string, count, duration, flag, folder, host_and_port,
     one_server, patterns, percent,
 };
-use super::pattern::Pattern;
 use super::read::Reader;
 use super::secret::{Secret, Uri};
 

@@ -56,6 +56,11 @@ fn complaints(loaded: Result<Config, Complaints>) -> Vec<String> {
     }
 }
 
+fn captures(config: &Config, database: &str, collection: &str) -> bool {
+    let (include, exclude) = (config.sync.include.clone(), config.sync.exclude.clone());
+    capture::Config { include, exclude, ..capture::Config::default() }.captures(database, collection)
+}
+
 #[test]
 fn defaults_are_sound() {
     let config = load(&[]).unwrap();
@@ -64,7 +69,7 @@ fn defaults_are_sound() {
     assert_eq!(config.local.uri.expose(), "mongodb://localhost:27017/");
     assert_eq!((config.sync.idle_wait, config.sync.max_retries), (Duration::from_millis(100), 5));
     assert!((config.sync.failure_rate_warning - 0.05).abs() < 1e-9);
-    assert!(config.sync.selects("shop", "orders") && !config.sync_enabled());
+    assert!(captures(&config, "shop", "orders") && !config.sync_enabled());
     assert_eq!(config.warnings.len(), 1, "only the missing token: {:?}", config.warnings);
     let keys: usize = SECTIONS.iter().map(|(_, keys)| keys.len()).sum();
     assert_eq!(config.settings.len(), keys);
@@ -267,7 +272,7 @@ fn old_names_mean_what_they_meant() {
         ("x", "a.b", false),
         ("a", "c", true),
     ] {
-        assert_eq!(config.sync.selects(database, collection), selected, "{database}.{collection}");
+        assert_eq!(captures(&config, database, collection), selected, "{database}.{collection}");
     }
     assert_eq!((config.sync.batch_entries_max, config.sync.queue_warning), (200, 900));
     assert_eq!(config.sync.lag_warning, Duration::from_secs(90));

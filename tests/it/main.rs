@@ -1,5 +1,7 @@
 //! The real binary between real mongods: what a user would see, end to end.
 
+#![allow(clippy::print_stdout, reason = "a test tells what it did")]
+
 mod bad_input;
 mod outages;
 mod shop;

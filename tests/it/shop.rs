@@ -103,7 +103,8 @@ async fn python_is_followed_as_well() -> Result<()> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/shop.py");
         let python = python::interpreter()?;
         let uri = stage.dualsync.uri();
-        let run = tokio::process::Command::new(python).args(["-I", script, &uri, "16", "10000", "14"]).output();
+        let run =
+            tokio::process::Command::new(python).args(["-I", script, &uri, "16", "10000", "14"]).output();
         let output = run.await?;
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "the script failed:\n{out}\n{err}");

@@ -66,7 +66,8 @@ impl Stage {
     /// Waits until the target has everything, then compares the raw bytes of every document.
     pub async fn assert_equal(&self) -> Result<compare::Comparison> {
         self.dualsync.wait_drained(DRAIN_MAX).await?;
-        let comparison = compare::databases(&self.source.client().await?, &self.target.client().await?).await?;
+        let comparison =
+            compare::databases(&self.source.client().await?, &self.target.client().await?).await?;
         ensure!(comparison.equal(), "source and target differ:\n{comparison}");
         Ok(comparison)
     }
@@ -80,6 +81,8 @@ impl Stage {
         ensure!(report["counts"]["deadLetters"] == 0, "there are dead letters: {report:#}");
         let ways = Ways::read(&self.dualsync.metrics().await?);
         ensure!(ways.dirty == 0.0, "entries went the dirty way: {ways:?}");
+        let captured = report["counts"]["captured"].as_f64();
+        ensure!(captured == Some(ways.replayed + ways.converged), "captured {captured:?}, applied {ways:?}");
         Ok(ways)
     }
 }

@@ -48,7 +48,7 @@ impl Config {
     /// Whether writes to this collection are captured.
     ///
     /// Never: `admin`, `config`, `local`, our own `__dualsync`, and collections named `system.*`.
-    pub(crate) fn captures(&self, db: &str, coll: &str) -> bool {
+    pub fn captures(&self, db: &str, coll: &str) -> bool {
         !coll.is_empty()
             && !coll.starts_with("system.")
             && !is_internal(db)
@@ -61,7 +61,7 @@ impl Config {
         !db.is_empty()
             && !is_internal(db)
             && (self.include.is_empty() || self.include.iter().any(|pattern| glob(&pattern.db, db)))
-            && !self.exclude.iter().any(|pattern| pattern.coll == "*" && glob(&pattern.db, db))
+            && !self.exclude.iter().any(|pattern| pattern.covers_database(db))
     }
 }
 
@@ -73,31 +73,47 @@ fn is_internal(db: &str) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     db: String,
-    coll: String,
+    /// `None`: all of the database.
+    coll: Option<String>,
 }
 
 impl Pattern {
-    /// Reads `db` (all of its collections) or `db.coll`.
+    /// Reads `db` (all of its collections) or `db.coll`; the first dot ends the database's name, which has none.
     ///
-    /// Errors when a part is empty or holds a space or a control character.
+    /// Errors when a part is empty or holds what no such name can: then it would match nothing.
     pub fn parse(text: &str) -> Result<Pattern, PatternError> {
-        let (db, coll) = text.split_once('.').unwrap_or((text, "*"));
-        let usable = |part: &str| !part.is_empty() && !part.contains(|c: char| c.is_control() || c == ' ');
-        if usable(db) && usable(coll) {
-            Ok(Pattern { db: db.to_owned(), coll: coll.to_owned() })
-        } else {
-            Err(PatternError(text.to_owned()))
+        let (db, coll) = match text.split_once('.') {
+            Some((db, coll)) => (db, Some(coll)),
+            None => (text, None),
+        };
+        let impossible = db.is_empty()
+            || db.contains(['/', '\\', ' ', '"', '$'])
+            || coll.is_some_and(str::is_empty)
+            || text.contains(char::is_control);
+        if impossible {
+            return Err(PatternError(text.to_owned()));
         }
+        Ok(Pattern { db: db.to_owned(), coll: coll.map(str::to_owned) })
+    }
+
+    /// Whether it names this database, letter by letter.
+    pub fn is_database(&self, name: &str) -> bool {
+        self.db == name
     }
 
     fn matches(&self, db: &str, coll: &str) -> bool {
-        glob(&self.db, db) && glob(&self.coll, coll)
+        glob(&self.db, db) && self.coll.as_deref().is_none_or(|pattern| glob(pattern, coll))
+    }
+
+    fn covers_database(&self, db: &str) -> bool {
+        glob(&self.db, db) && matches!(self.coll.as_deref(), None | Some("*"))
     }
 }
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.db, self.coll)
+        f.write_str(&self.db)?;
+        self.coll.iter().try_for_each(|coll| write!(f, ".{coll}"))
     }
 }
 
@@ -183,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_names_nothing_is_refused() {
-        for text in ["", ".", "a.", ".b", "a b", "a.\n"] {
+        for text in ["", ".", "a.", ".b", "a b", "a.\n", "a/b.c", "$x", "a\0"] {
             let error = Pattern::parse(text).unwrap_err();
             assert!(error.to_string().contains("db.coll"), "{error}");
         }

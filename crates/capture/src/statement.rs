@@ -89,7 +89,7 @@ impl Statement {
         }
         let of_server = server_chooses(&selected.touch, many);
         Statement {
-            doubt: selected.doubt.or(collation.map(|_| Doubt::Context)).or(of_server),
+            doubt: selected.doubt.or(context(entry, many)).or(of_server),
             touch: selected.touch,
             unnamed_upsert: false,
             many,
@@ -123,8 +123,7 @@ impl FindAndModify {
             if let Some(collation) = document(body, "collation") {
                 entry.append(cstr!("collation"), collation);
             }
-            let change_doubt = document(body, "collation").map(|_| Doubt::Context);
-            (Statement::delete(&entry, variables), change_doubt)
+            (Statement::delete(&entry, variables), context(body, false))
         } else {
             let change = field(body, "update")?;
             Change { query, change, of: body, constants: None }.statement(false, variables)
@@ -211,10 +210,10 @@ impl Change<'_> {
         let used = found.variables && (variables.defined.is_some() || constants.is_some());
         let change_doubt = if found.impure || used && (variables.impure || impure_constants) {
             Some(Doubt::NonDeterministic)
-        } else if used || collation.is_some() {
+        } else if used {
             Some(Doubt::Context)
         } else {
-            None
+            context(self.of, many && !keyed)
         };
 
         let mut op = RawDocumentBuf::new();
@@ -313,6 +312,13 @@ pub(crate) fn key(id: RawBsonRef<'_>) -> Option<Key> {
 /// One document by a filter that does not name it: the server chooses which.
 fn server_chooses(touch: &Touch, many: bool) -> Option<Doubt> {
     (!many && !matches!(touch, Touch::Key(_))).then_some(Doubt::Predicate)
+}
+
+/// Whether the statement has a collation of its own, or chooses many documents by an index of the source: a sparse
+/// one that it names in `hint` leaves documents out.
+fn context(statement: &RawDocument, many: bool) -> Option<Doubt> {
+    let decides = document(statement, "collation").is_some() || many && field(statement, "hint").is_some();
+    decides.then_some(Doubt::Context)
 }
 
 /// Non-determinism says more than a context.

@@ -299,8 +299,8 @@ impl Ended {
     }
 
     fn close(&mut self, held: Held) {
-        self.capture.counting.closed.add();
         if let Some(mark) = held.mark {
+            self.capture.counting.closed.add();
             self.appends.push((RecordKind::Closed, Record::closed(mark)));
             self.tickets.push(held.ticket);
         }

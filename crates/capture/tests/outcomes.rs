@@ -217,6 +217,11 @@ fn collations_and_variables_of_predicates() {
     let (place, doubt) = mark(&by(rawdoc! {"_id": 1}, german));
     assert_eq!((&place[0][..], &doubt[..]), (K1, "context"));
 
+    // A sparse index leaves documents out that the filter matches; for one document by its key that is in `n`.
+    let hinted = rawdoc! {"multi": true, "hint": "sparse_1"};
+    assert_eq!(mark(&by(rawdoc! {"a": 1}, hinted.clone())).1, "context");
+    assert_eq!(mark(&by(rawdoc! {"_id": 1}, hinted)).1, "certain");
+
     let uses = rawdoc! {"$expr": {"$eq": ["$a", "$$wanted"]}};
     let body = with(&by(uses.clone(), rawdoc! {"multi": true}), &rawdoc! {"let": {"wanted": 1}});
     let (place, doubt) = mark(&body);
