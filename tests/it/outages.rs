@@ -1,1 +1,142 @@
-//! outages
+//! Lines that break and servers that die in the middle of a batch: nothing is lost, nothing is done twice.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bson::doc;
+use testkit::net::Relay;
+use testkit::traffic::{OnError, Shop};
+use testkit::{Dualsync, Mongod, ReplicaSet, compare, wait_for};
+
+use crate::support::{BIN, DRAIN_MAX, Source, Stage};
+
+/// The line to the target is cut again and again, with commands on it whose answers are lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_line_to_the_target_breaks_in_the_middle_of_batches() -> Result<()> {
+    let (source, target) = (Mongod::standalone().await?, ReplicaSet::start(1).await?);
+    let relay = Relay::start(target.members()[0].address()).await?;
+    let dualsync = Dualsync::builder(BIN)
+        .local(source.uri())
+        .atlas(relay.uri())
+        .expect_warning("Atlas unavailable")
+        .start()
+        .await?;
+    let traffic = Shop { clients: 8, writes: 6_000, seed: 21, ..Shop::default() };
+    let (uri, done) = (dualsync.uri(), traffic.done.clone());
+    let clients = tokio::spawn(async move { traffic.run(&uri).await });
+    for part in 1..=4 {
+        wait_for("a part of the traffic", DRAIN_MAX, async || {
+            Ok((done.load(Ordering::Relaxed) > part * 1_200).then_some(()))
+        })
+        .await?;
+        relay.cut().await?;
+        relay.resume().await?;
+    }
+    clients.await??;
+    dualsync.wait_drained(DRAIN_MAX).await?;
+    let comparison = compare::databases(&source.client().await?, &target.client().await?).await?;
+    ensure!(comparison.equal(), "source and target differ:\n{comparison}");
+    let report = dualsync.report().await?;
+    ensure!(report["namespaces"]["dirty"].as_array().is_some_and(Vec::is_empty), "{report:#}");
+    ensure!(report["counts"]["deadLetters"] == 0, "{report:#}");
+    Ok(())
+}
+
+/// The target dies without a word, with commands under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_target_is_killed() -> Result<()> {
+    let mut stage = Stage::start(Source::standalone().await?).await?;
+    stage.dualsync.expect_warning("Atlas unavailable");
+    let traffic = Shop { clients: 8, writes: 6_000, seed: 22, ..Shop::default() };
+    let (uri, done) = (stage.dualsync.uri(), traffic.done.clone());
+    let clients = tokio::spawn(async move { traffic.run(&uri).await });
+    wait_for("half of the traffic", DRAIN_MAX, async || {
+        Ok((done.load(Ordering::Relaxed) > 3_000).then_some(()))
+    })
+    .await?;
+    stage.target.kill()?;
+    stage.target.resume().await?;
+    clients.await??;
+    stage.assert_equal().await?;
+    stage.assert_followed().await?;
+    Ok(())
+}
+
+/// The local mongod is away for a while: clients see what they would see without us, and it goes on after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_source_is_restarted() -> Result<()> {
+    let mut mongod = Mongod::standalone().await?;
+    let target = ReplicaSet::start(1).await?;
+    let dualsync = Dualsync::builder(BIN)
+        .local(mongod.uri())
+        .atlas(target.uri())
+        .expect_warning("local mongod")
+        .expect_warning("mongod is not reachable")
+        .start()
+        .await?;
+    let traffic = Shop { clients: 4, writes: 3_000, seed: 23, on_error: OnError::Count, ..Shop::default() };
+    let (uri, done) = (dualsync.uri(), traffic.done.clone());
+    let clients = tokio::spawn(async move { traffic.run(&uri).await });
+    wait_for("half of the traffic", DRAIN_MAX, async || {
+        Ok((done.load(Ordering::Relaxed) > 1_500).then_some(()))
+    })
+    .await?;
+    mongod.stop().await?;
+    mongod.start().await?;
+    let tally = clients.await??;
+    println!("{tally}");
+    dualsync.wait_drained(DRAIN_MAX).await?;
+    wait_for("orphans to end", Duration::from_secs(30), async || {
+        let warnings = dualsync.report().await?["warnings"].to_string();
+        Ok((!warnings.contains("no outcome")).then_some(()))
+    })
+    .await?;
+    dualsync.wait_drained(DRAIN_MAX).await?;
+    let comparison = compare::databases(&mongod.client().await?, &target.client().await?).await?;
+    ensure!(comparison.equal(), "source and target differ:\n{comparison}");
+    Ok(())
+}
+
+/// The proxy dies while a long statement runs on the source: what it touches stays in doubt until it has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_proxy_is_killed_under_a_long_statement() -> Result<()> {
+    let mut stage = Stage::start(Source::standalone().await?).await?;
+    let client = stage.dualsync.client().await?;
+    let items = client.database("long").collection::<bson::Document>("items");
+    items.insert_many((0..200).map(|n| doc! {"_id": n, "a": 1, "n": 0})).await?;
+    stage.assert_equal().await?;
+
+    // About 20 ms a document: four seconds.
+    let slow = doc! {"$where": "sleep(20) || true", "a": 1};
+    let running = tokio::spawn(async move { items.update_many(slow, doc! {"$inc": {"n": 1}}).await });
+    let source = stage.source.client().await?;
+    let operations = doc! {"currentOp": 1, "ns": "long.items", "op": "update"};
+    wait_for("the statement to run", Duration::from_secs(10), async || {
+        let running = source.database("admin").run_command(operations.clone()).await?;
+        Ok(running.get_array("inprog").is_ok_and(|list| !list.is_empty()).then_some(()))
+    })
+    .await?;
+    stage.dualsync.kill()?;
+    ensure!(running.await?.is_err(), "the proxy was killed under the statement");
+    stage.dualsync.expect_warning("namespace is dirty"); // `$where` is no pure function of a document
+    stage.dualsync.restart().await?;
+    let client = stage.dualsync.client().await?;
+    let items = client.database("long").collection::<bson::Document>("items");
+    for n in 0..200 {
+        items.update_one(doc! {"_id": n}, doc! {"$inc": {"n": 10}, "$set": {"a": 2}}).await?;
+    }
+    wait_for("the statement to end", Duration::from_secs(30), async || {
+        let running = source.database("admin").run_command(operations.clone()).await?;
+        Ok(running.get_array("inprog").is_ok_and(Vec::is_empty).then_some(()))
+    })
+    .await?;
+    wait_for("the statement's outcome", Duration::from_secs(30), async || {
+        Ok((stage.dualsync.report().await?["namespaces"]["dirty"].as_array().is_some_and(|d| !d.is_empty()))
+            .then_some(()))
+    })
+    .await?;
+    // Every key was written to in doubt meanwhile, so all of them are equal although the namespace is dirty.
+    stage.assert_equal().await?;
+    Ok(())
+}

@@ -70,9 +70,6 @@ impl From<Error> for ServerError {
             ErrorKind::Authentication { message, .. } => {
                 ServerError { class: Class::Identity, code: Some(18), message: message.clone() }
             }
-            ErrorKind::ConnectionPoolCleared { message, .. } => {
-                ServerError { class: Class::NotSent, code: None, message: message.clone() }
-            }
             ErrorKind::DnsResolve { message, .. } => {
                 ServerError { class: Class::NotSent, code: None, message: message.clone() }
             }

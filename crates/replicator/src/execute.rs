@@ -219,9 +219,8 @@ impl Executor {
         after: Option<Timestamp>,
     ) -> Result<(), Stall> {
         let mut pending: Vec<Key> = keys;
-        let mut rounds = 0;
+        let mut refusals = 0;
         while !pending.is_empty() {
-            rounds += 1;
             let asked: Vec<&Key> = pending.iter().collect();
             let portion = self.source.read(ns, &asked, after).await.map_err(Stall::Source)?;
             let head = self.log.head().0;
@@ -234,7 +233,7 @@ impl Executor {
                 false => Vec::new(),
             };
             self.delete(ns, &gone).await?;
-            let refused = self.replace(ns, &portion.documents, rounds).await?;
+            let refused = self.replace(ns, &portion.documents, refusals > 0).await?;
 
             let mut again: Vec<Key> = match portion.complete {
                 true => Vec::new(),
@@ -248,10 +247,11 @@ impl Executor {
                 }
             }
             self.planner.converged(ns, done, head);
+            refusals += usize::from(!refused.is_empty());
             for (key, refusal) in refused {
                 let tries =
                     if refusal.holder.is_some() { COLLISION_ROUNDS_MAX } else { self.max_retries as usize };
-                if rounds < tries {
+                if refusals < tries {
                     again.extend(refusal.holder);
                     again.push(key);
                 } else {
@@ -286,16 +286,16 @@ impl Executor {
         &self,
         ns: &Namespace,
         documents: &[RawDocumentBuf],
-        round: usize,
+        one_by_one: bool,
     ) -> Result<HashMap<Key, Refusal>, Stall> {
         let mut refused = HashMap::new();
         let mut start = 0;
         while start < documents.len() {
             let mut bytes = 0;
-            // The first round sends much at once; what was refused is tried alone, for a reason of its own.
+            // What was refused is tried alone, for a reason of its own.
             let fits = |doc: &&RawDocumentBuf| {
                 bytes += doc.as_bytes().len();
-                bytes <= WRITE_BYTES_MAX && round == 1
+                bytes <= WRITE_BYTES_MAX && !one_by_one
             };
             let count = documents[start..].iter().take_while(fits).count().max(1);
             let part = &documents[start..start + count];

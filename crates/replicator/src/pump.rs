@@ -426,9 +426,10 @@ impl Pump {
             }
         }
         self.connected = false;
+        // Part of the batch may be on the target, whichever server failed: it is not replayed a second time.
+        self.executor.planner.unknown_outcome(self.executor.checkpoint.sent);
         if matches!(&stall, Stall::Target(error) if error.class != Class::NotSent) {
             // What was sent may still land: new connections, and nothing is written until the old ones are gone.
-            self.executor.planner.unknown_outcome(self.executor.checkpoint.sent);
             self.renew_target().await;
         }
         let wait_ms = wait * fastrand::u64(900..=1100);

@@ -91,6 +91,7 @@ impl Source {
         let mut find = RawDocumentBuf::new();
         find.append(cstr!("find"), ns.coll());
         find.append(cstr!("filter"), rawdoc! {"_id": {"$in": ids}});
+        find.append(cstr!("batchSize"), i64::try_from(keys.len()).unwrap_or(i64::MAX));
         if let Some(concern) = self.read_concern(after).await? {
             find.append(cstr!("readConcern"), concern);
         }
