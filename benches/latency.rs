@@ -67,10 +67,10 @@ fn main() -> Result<()> {
     }
     let seed = match args.iter().position(|arg| arg == "--seed") {
         Some(at) => args.get(at + 1).context("--seed wants a number")?.parse().context("read --seed")?,
-        None => fastrand::u64(..1_000_000),
+        None => fastrand::u64(0..1_000_000),
     };
     fastrand::seed(seed);
-    println!("{}\nseed {seed}, {ROUNDS} rounds\n", machine());
+    println!("{}\nseed {seed}, {ROUNDS} rounds; in brackets: the middle half of the rounds\n", machine());
     tokio::runtime::Runtime::new().context("start a runtime")?.block_on(Box::pin(bench()))
 }
 
@@ -103,14 +103,14 @@ async fn bench() -> Result<()> {
     Ok(())
 }
 
-/// The servers, and one client per way that keeps a single connection for commands.
+/// The servers, and for each way a client with a single connection and one with many. Ended in this order.
 struct Stage {
-    local: Mongod,
-    target: ReplicaSet,
-    off: Dualsync,
-    on: Dualsync,
     single: Vec<Client>,
     many: Vec<Client>,
+    off: Dualsync,
+    on: Dualsync,
+    local: Mongod,
+    target: ReplicaSet,
 }
 
 impl Stage {
@@ -224,7 +224,7 @@ fn collection(client: &Client, way: Way) -> Collection<Document> {
 async fn run(collection: &Collection<Document>, op: Op) -> Result<()> {
     match op {
         Op::Find => {
-            let id = fastrand::i64(..DOCUMENTS);
+            let id = fastrand::i64(0..DOCUMENTS);
             let found = collection.find_one(doc! { "_id": id }).await?;
             ensure!(found.is_some(), "document {id} is missing");
         }
@@ -242,7 +242,7 @@ async fn run(collection: &Collection<Document>, op: Op) -> Result<()> {
 fn document(id: i64) -> Document {
     let items = (0..4).map(|n| doc! { "product": n, "count": 1 + n, "price": 9.99, "name": "thing" });
     doc! {
-        "_id": id, "customer": fastrand::i64(..1_000_000), "items": items.map(Bson::from).collect::<Vec<_>>(),
+        "_id": id, "customer": fastrand::i64(0..1_000_000), "items": items.map(Bson::from).collect::<Vec<_>>(),
         "note": "x".repeat(200), "at": bson::DateTime::now(),
     }
 }
@@ -252,84 +252,70 @@ fn shuffled<T, const N: usize>(mut all: [T; N]) -> [T; N] {
     all
 }
 
+/// Each figure is the median of the rounds; behind it, in brackets, where the middle half of the rounds lies.
 fn print_latencies(samples: &[(Way, Op, Vec<Duration>)]) {
-    println!(
-        "{:<8} {:<10} {:>9} {:>9} {:>9} {:>9} {:>12}   medians of the rounds",
-        "", "", "p50", "p99", "p50 added", "p99 added", "p50 / direct"
-    );
-    for op in OPS {
-        let mut direct = None;
-        for way in WAYS {
-            let rounds = samples.iter().filter(|(w, o, _)| (*w, *o) == (way, op));
-            let rounds: Vec<&[Duration]> = rounds.map(|(_, _, times)| times.as_slice()).collect();
-            let all = rounds.concat();
-            let now = (quantile(&all, 0.50), quantile(&all, 0.99));
-            let base = *direct.get_or_insert(now);
-            println!(
-                "{:<8} {:<10} {:>6.0} µs {:>6.0} µs {:>+6.0} µs {:>+6.0} µs {:>12.2}   {}",
-                format!("{op:?}"),
-                way.name(),
-                now.0,
-                now.1,
-                now.0 - base.0,
-                now.1 - base.1,
-                now.0 / base.0,
-                Spread::of(rounds.iter().map(|times| quantile(times, 0.50))),
-            );
-        }
+    println!("microseconds{:>21}{:>22}{:>9}{:>22}{:>22}", "p50", "added", "/ direct", "p99", "added");
+    for (op, way) in all() {
+        let rounds = |way| samples.iter().filter(move |(w, o, _)| (*w, *o) == (way, op));
+        let share = |way, share| Rounds(rounds(way).map(|(_, _, times)| quantile(times, share)).collect());
+        let (p50, p99) = (share(way, 0.50), share(way, 0.99));
+        let (direct50, direct99) = (share(Way::Direct, 0.50), share(Way::Direct, 0.99));
+        let ratio = p50.middle() / direct50.middle();
+        let (more50, more99) = (p50.minus(&direct50), p99.minus(&direct99));
+        println!("{}{p50:>22}{more50:>22}{ratio:>9.2}{p99:>22}{more99:>22}", label(op, way));
     }
 }
 
 fn print_rates(rates: &[(Way, Op, f64)]) {
-    println!("\n{:<8} {:<10} {:>15} {:>9}   of the rounds", "", "", "commands/s", "/ direct");
-    for op in OPS {
-        let mut direct = None;
-        for way in WAYS {
-            let rounds = rates.iter().filter(|(w, o, _)| (*w, *o) == (way, op)).map(|(_, _, rate)| *rate);
-            let rounds: Vec<f64> = rounds.collect();
-            let now = middle(rounds.clone());
-            let base = *direct.get_or_insert(now);
-            let (name, spread) = (way.name(), Spread::of(rounds));
-            println!("{:<8} {name:<10} {now:>15.0} {:>9.2}   {spread}", format!("{op:?}"), now / base);
-        }
+    println!("\ncommands a second{:>16}{:>31}", "16 clients", "/ direct");
+    for (op, way) in all() {
+        let rounds = |way| rates.iter().filter(move |(w, o, _)| (*w, *o) == (way, op));
+        let rounds = |way| Rounds(rounds(way).map(|(_, _, rate)| *rate).collect());
+        let ratio = rounds(way).middle() / rounds(Way::Direct).middle();
+        println!("{}{:>22}{ratio:>31.2}", label(op, way), rounds(way));
     }
-    println!("{CLIENTS} clients at once; the median of {ROUNDS_OF_MANY} rounds.");
+}
+
+fn all() -> impl Iterator<Item = (Op, Way)> {
+    OPS.into_iter().flat_map(|op| WAYS.map(|way| (op, way)))
+}
+
+fn label(op: Op, way: Way) -> String {
+    format!("{:<8}{:<11}", format!("{op:?}"), way.name())
+}
+
+/// One figure per round, in their order.
+struct Rounds(Vec<f64>);
+
+impl Rounds {
+    fn middle(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    fn quantile(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        sorted.get((sorted.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN)
+    }
+
+    /// Round by round, so that what disturbed a whole round cancels out.
+    fn minus(&self, other: &Rounds) -> Rounds {
+        Rounds(self.0.iter().zip(&other.0).map(|(mine, other)| mine - other).collect())
+    }
+}
+
+impl fmt::Display for Rounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (low, middle, high) = (self.quantile(0.25), self.middle(), self.quantile(0.75));
+        f.pad(&format!("{middle:.0} ({low:.0} to {high:.0})"))
+    }
 }
 
 /// Microseconds below which this share of the times lies.
 fn quantile(times: &[Duration], share: f64) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
-    let at = (sorted.len() as f64 * share) as usize;
-    sorted.get(at.min(sorted.len().saturating_sub(1))).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
-}
-
-fn middle(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// The noise: what differs less than this is not known to differ.
-struct Spread {
-    lowest: f64,
-    highest: f64,
-}
-
-impl Spread {
-    fn of(values: impl IntoIterator<Item = f64>) -> Spread {
-        let none = Spread { lowest: f64::INFINITY, highest: f64::NEG_INFINITY };
-        values.into_iter().fold(none, |spread, value| Spread {
-            lowest: spread.lowest.min(value),
-            highest: spread.highest.max(value),
-        })
-    }
-}
-
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let share = 100.0 * (self.highest - self.lowest) / self.highest;
-        write!(f, "{:.0} to {:.0} ({share:.0} %)", self.lowest, self.highest)
-    }
+    sorted.get((sorted.len() as f64 * share) as usize).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
 }
 
 /// What the figures belong to.
@@ -348,8 +334,8 @@ fn load() -> String {
     format!("load {}", load.split(' ').take(2).collect::<Vec<_>>().join(" "))
 }
 
-const ROUNDS: usize = 12;
-const ROUNDS_OF_MANY: usize = 5;
+const ROUNDS: usize = 16;
+const ROUNDS_OF_MANY: usize = 7;
 const COMMANDS: usize = 1_000;
 const CLIENTS: u32 = 16;
 const TIME_OF_MANY: Duration = Duration::from_millis(700);

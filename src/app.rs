@@ -71,7 +71,7 @@ async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Syn
     let AtlasConfig { uri: Some(atlas) } = &config.atlas else {
         bail!("sync.enabled is true, but atlas.uri is not set: set MONGODB_ATLAS_URI");
     };
-    let (log, recovery) = SyncLog::open(log_config(config)).context("open the sync log")?;
+    let (log, recovery) = SyncLog::open(log_config(config)).context("open the sync log in log.dir")?;
     for note in &recovery.notes {
         info!(note, "sync log recovery");
     }

@@ -1,23 +1,32 @@
 //! The running program as the admin port sees it: what it shows, what it warns of, what it can be told.
 
+mod gauges;
+mod show;
+mod warnings;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use admin::{
     Action, Affected, At, Check, CheckStatus, Checks, Cleared, Connection, ConnectionState, Connections,
-    Counts, DeadLetter, DeadLetters, FillLevel, Health, Lag, LastError, Letters, Measured, NamespaceState,
-    Namespaces, Positions, Queue, QueueLimits, Recommendation, Refusal, Report, Stats, System, TargetError,
-    Worker, WorkerState,
+    DeadLetter, DeadLetters, Health, Lag, LastError, Letters, Measured, Namespaces, Queue, QueueLimits,
+    Recommendation, Refusal, Report, Stats, System, TargetError, Worker, WorkerState,
 };
 use capture::Capture;
-use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
-use replicator::{Activity, ControlError, Desired, Dirty, Link, Orphan, Pending, Shared, now_ms};
+use prometheus::Registry;
+use replicator::{Activity, ControlError, Desired, Link, Orphan, Pending, Shared, now_ms};
 use synclog::SyncLog;
 use tracing::warn;
 
 use crate::config::Config;
+use gauges::Gauges;
+use show::{
+    NOWHERE, at, counts, failure_rate, fill_level, lag, lag_ms, millis, namespaces, nothing_counted,
+    positions,
+};
+use warnings::{Warning, warnings};
 
 /// What there is when syncing is on.
 pub(crate) struct Sync {
@@ -39,13 +48,6 @@ pub(crate) struct Program {
     /// Codes of the warnings that were said last.
     said: Mutex<BTreeSet<&'static str>>,
     gauges: Gauges,
-}
-
-/// A condition that somebody should look at.
-struct Warning {
-    code: &'static str,
-    text: String,
-    action: &'static str,
 }
 
 impl Program {
@@ -82,7 +84,7 @@ impl Program {
     pub(crate) fn tick(&self) {
         let Some(sync) = &self.sync else { return };
         sync.capture.abandoned(now_ms()).into_iter().for_each(|orphan| self.hand_on(orphan));
-        let warnings = self.warnings(sync);
+        let warnings = warnings(&self.config, sync);
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         // What the replicator has said itself, with more detail, is not repeated.
         let own = ["QUEUE_LARGE", "LAG_HIGH", "FAILURES_HIGH", "LOG_POISONED"];
@@ -90,105 +92,6 @@ impl Program {
             warn!("{}", warning.text);
         }
         *said = warnings.iter().map(|it| it.code).collect();
-    }
-
-    fn warnings(&self, sync: &Sync) -> Vec<Warning> {
-        let mut list = Vec::new();
-        let mut warn = |when: bool, code, text: String, action| {
-            if when {
-                list.push(Warning { code, text, action });
-            }
-        };
-        let status = sync.shared.status();
-        let (dirty, everything) = sync.shared.dirty();
-        let (size, lag) = (sync.pending.entries(), lag_ms(sync));
-        let settings = &self.config.sync;
-        let lag_max = millis(settings.lag_warning);
-        let failures = failure_rate(&status.counts);
-        let copied_later = dirty.iter().filter(|(_, it)| it.not_copied_yet).count();
-        let letters = sync.shared.dead_letters().len();
-        warn(
-            size > settings.queue_warning,
-            "QUEUE_LARGE",
-            format!("Sync queue size is large: {size}/{}", self.config.log.max_entries),
-            "see that Atlas is reachable and keeps up: GET /api/sync/connections",
-        );
-        warn(
-            lag > lag_max,
-            "LAG_HIGH",
-            format!("Sync lag is {} s, above {} s", lag / 1000, lag_max / 1000),
-            "see that Atlas is reachable and keeps up: GET /api/sync/connections",
-        );
-        warn(
-            failures > settings.failure_rate_warning,
-            "FAILURES_HIGH",
-            format!("High sync failure rate: {:.1}%", failures * 100.0),
-            "look at what Atlas refuses: GET /api/sync/dead-letters",
-        );
-        warn(
-            status.activity == Activity::WaitingForTarget,
-            "ATLAS_AWAY",
-            format!("Atlas unavailable, {size} operations queued"),
-            "see lastError in GET /api/sync/connections; nothing is lost meanwhile",
-        );
-        warn(
-            status.activity == Activity::WaitingForSource,
-            "LOCAL_AWAY",
-            "local mongod unavailable".to_owned(),
-            "check that mongod runs and that local.uri is right",
-        );
-        warn(
-            copied_later > 0,
-            "NOT_COPIED_YET",
-            format!("{copied_later} collections are not copied yet: they had documents before dualsync came"),
-            "copy them once with mongodump and mongorestore; what is written to them is followed meanwhile",
-        );
-        warn(
-            dirty.len() > copied_later || everything.is_some(),
-            "DIRTY",
-            match &everything {
-                Some(why) => format!("everything needs a full comparison: {}", why.reason),
-                None => format!("{} namespaces need a full comparison", dirty.len() - copied_later),
-            },
-            "see namespaces.dirty in GET /api/sync/report for the reasons",
-        );
-        warn(
-            letters > 0,
-            "DEAD_LETTERS",
-            format!("{letters} documents are refused by Atlas"),
-            "mend the reason, then POST /api/sync/dead-letters/retry",
-        );
-        warn(
-            status.orphans > 0,
-            "ORPHANS",
-            format!("{} writes have no outcome yet", status.orphans),
-            "none: they are copied once mongod has ended them",
-        );
-        warn(
-            sync.shared.desired() != Desired::Running,
-            "WORKER_NOT_RUNNING",
-            format!(
-                "the worker is {}",
-                if sync.shared.desired() == Desired::Paused { "paused" } else { "stopped" }
-            ),
-            "POST /api/sync/worker/control with resume or start",
-        );
-        let not_replicated: BTreeMap<String, u64> = sync.capture.counters().not_replicated;
-        warn(
-            !not_replicated.is_empty(),
-            "NOT_REPLICATED",
-            format!("not replicated: {}", not_replicated.keys().cloned().collect::<Vec<_>>().join(", ")),
-            "run these commands on Atlas as well",
-        );
-        if let Some(reason) = sync.log.stats().poisoned {
-            warn(
-                true,
-                "LOG_POISONED",
-                format!("the sync log takes no more records: {reason}"),
-                "mend the disk and restart dualsync; what was missed is compared then",
-            );
-        }
-        list
     }
 
     fn checks(&self) -> Checks {
@@ -241,6 +144,8 @@ impl Program {
             (Desired::Paused, _) => WorkerState::Paused,
             (Desired::Stopped, _) => WorkerState::Stopped,
             (_, Activity::WaitingForSource | Activity::WaitingForTarget) => WorkerState::BackingOff,
+            // The next try is under way.
+            (_, Activity::Connecting) if sync.shared.status().attempt > 0 => WorkerState::BackingOff,
             _ => WorkerState::Running,
         }
     }
@@ -328,7 +233,7 @@ impl System for Program {
     }
 
     async fn health(&self) -> Health {
-        let warnings = self.sync.as_ref().map(|sync| self.warnings(sync)).unwrap_or_default();
+        let warnings = self.sync.as_ref().map(|sync| warnings(&self.config, sync)).unwrap_or_default();
         let (errors, warnings): (Vec<_>, Vec<_>) =
             warnings.into_iter().partition(|it| matches!(it.code, "LOG_POISONED" | "LOCAL_AWAY"));
         let texts = |list: Vec<Warning>| list.into_iter().map(|it| it.text).collect();
@@ -336,7 +241,7 @@ impl System for Program {
     }
 
     async fn report(&self) -> Report {
-        let warnings = self.sync.as_ref().map(|sync| self.warnings(sync)).unwrap_or_default();
+        let warnings = self.sync.as_ref().map(|sync| warnings(&self.config, sync)).unwrap_or_default();
         let recommend = |it: &Warning| Recommendation {
             code: it.code.to_owned(),
             text: it.text.clone(),
@@ -482,168 +387,6 @@ fn refused(error: ControlError) -> Refusal {
         }
         ControlError::NoAnswer => {
             Refusal::Failed { message, action: "see the log; restart dualsync".to_owned() }
-        }
-    }
-}
-
-const NOWHERE: Positions = Positions { appended: 0, durable: 0, applied: 0, trimmed: 0 };
-
-/// Each as the number of records behind it.
-fn positions(sync: &Sync) -> Positions {
-    let records = |next: u64| next.saturating_sub(1);
-    // Read from the slowest to the fastest, so that they are in order whatever happens meanwhile.
-    let trimmed = records(sync.log.trimmed().0);
-    let applied = records(sync.shared.status().applied).max(trimmed);
-    let durable = records(sync.log.durable().0).max(applied);
-    Positions { appended: records(sync.log.head().0).max(durable), durable, applied, trimmed }
-}
-
-fn lag(sync: &Sync) -> Lag {
-    let entries = sync.pending.entries();
-    let bytes = if entries == 0 { 0 } else { sync.shared.pending_bytes(&sync.log) };
-    Lag { entries, bytes, seconds: lag_ms(sync) as f64 / 1000.0 }
-}
-
-fn lag_ms(sync: &Sync) -> u64 {
-    sync.shared.status().oldest_pending_ms.map_or(0, |oldest| now_ms().saturating_sub(oldest))
-}
-
-fn counts(sync: &Sync, counters: &capture::Counters) -> Counts {
-    let counts = sync.shared.status().counts;
-    Counts {
-        captured: counters.entries.values().sum(),
-        replayed: counts.replayed,
-        converged: counts.converged,
-        dirty: counts.dirty,
-        failed: counts.failed,
-        dead_letters: sync.shared.dead_letters().len() as u64,
-        in_doubt: counters.in_doubt.iter().map(|(doubt, n)| (doubt.code().to_owned(), *n)).collect(),
-    }
-}
-
-fn nothing_counted() -> Counts {
-    let in_doubt = BTreeMap::new();
-    Counts { captured: 0, replayed: 0, converged: 0, dirty: 0, failed: 0, dead_letters: 0, in_doubt }
-}
-
-fn namespaces(sync: &Sync) -> Namespaces {
-    let (dirty, everything) = sync.shared.dirty();
-    let show = |name: &str, it: &Dirty| NamespaceState {
-        namespace: name.to_owned(),
-        reason: it.reason.clone(),
-        since: at(it.since_ms),
-    };
-    let everything = everything.iter().map(|it| show("*", it));
-    let (later, now): (Vec<_>, Vec<_>) = dirty.iter().partition(|(_, it)| it.not_copied_yet);
-    Namespaces {
-        not_copied_yet: later.into_iter().map(|(name, it)| show(name, it)).collect(),
-        dirty: everything.chain(now.into_iter().map(|(name, it)| show(name, it))).collect(),
-    }
-}
-
-fn failure_rate(counts: &replicator::Counts) -> f64 {
-    let all = counts.replayed + counts.converged + counts.failed;
-    if all == 0 { 0.0 } else { counts.failed as f64 / all as f64 }
-}
-
-fn fill_level(used: u64, max: u64) -> FillLevel {
-    match used as f64 / max.max(1) as f64 {
-        share if share >= 1.0 => FillLevel::Full,
-        share if share >= 0.9 => FillLevel::KeysOnly,
-        share if share >= 0.8 => FillLevel::Warning,
-        _ => FillLevel::Normal,
-    }
-}
-
-fn at(ms: u64) -> At {
-    At(SystemTime::UNIX_EPOCH + Duration::from_millis(ms))
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Figures that are read when somebody scrapes.
-struct Gauges {
-    positions: IntGaugeVec,
-    log_bytes: IntGauge,
-    lag_entries: IntGauge,
-    lag_seconds: Gauge,
-    dirty: IntGauge,
-    dead_letters: IntGauge,
-    connected: IntGaugeVec,
-    captured: IntCounterVec,
-    in_doubt: IntCounterVec,
-    not_replicated: IntCounterVec,
-}
-
-impl Gauges {
-    fn register(registry: &Registry) -> Result<Gauges, prometheus::Error> {
-        let counter = |name, help, label| IntCounterVec::new(Opts::new(name, help), &[label]);
-        let gauges = Gauges {
-            positions: IntGaugeVec::new(
-                Opts::new("dualsync_log_position", "Records appended, durable, applied and trimmed."),
-                &["position"],
-            )?,
-            log_bytes: IntGauge::new("dualsync_log_bytes", "Bytes of the sync log on disk.")?,
-            lag_entries: IntGauge::new("dualsync_lag_entries", "Entries that wait.")?,
-            lag_seconds: Gauge::new("dualsync_lag_seconds", "Age of the oldest entry that waits.")?,
-            dirty: IntGauge::new("dualsync_dirty_namespaces", "Namespaces that need a full comparison.")?,
-            dead_letters: IntGauge::new("dualsync_dead_letters", "Documents that the target refuses.")?,
-            connected: IntGaugeVec::new(
-                Opts::new("dualsync_connected", "Whether a server answers (1) or not (0)."),
-                &["server"],
-            )?,
-            captured: counter("dualsync_captured_entries_total", "Entries by kind of write.", "kind")?,
-            in_doubt: counter("dualsync_in_doubt_entries_total", "Entries in doubt by reason.", "reason")?,
-            not_replicated: counter("dualsync_not_replicated_total", "Commands not replicated.", "command")?,
-        };
-        registry.register(Box::new(gauges.positions.clone()))?;
-        registry.register(Box::new(gauges.log_bytes.clone()))?;
-        registry.register(Box::new(gauges.lag_entries.clone()))?;
-        registry.register(Box::new(gauges.lag_seconds.clone()))?;
-        registry.register(Box::new(gauges.dirty.clone()))?;
-        registry.register(Box::new(gauges.dead_letters.clone()))?;
-        registry.register(Box::new(gauges.connected.clone()))?;
-        registry.register(Box::new(gauges.captured.clone()))?;
-        registry.register(Box::new(gauges.in_doubt.clone()))?;
-        registry.register(Box::new(gauges.not_replicated.clone()))?;
-        Ok(gauges)
-    }
-
-    fn set(&self, sync: &Sync) {
-        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let set_total = |vec: &IntCounterVec, label: &str, total: u64| {
-            let counter = vec.with_label_values(&[label]);
-            counter.inc_by(total.saturating_sub(counter.get()));
-        };
-        let at = positions(sync);
-        for (name, value) in [
-            ("appended", at.appended),
-            ("durable", at.durable),
-            ("applied", at.applied),
-            ("trimmed", at.trimmed),
-        ] {
-            self.positions.with_label_values(&[name]).set(signed(value));
-        }
-        let status = sync.shared.status();
-        let (dirty, everything) = sync.shared.dirty();
-        self.log_bytes.set(signed(sync.log.stats().bytes));
-        self.lag_entries.set(signed(sync.pending.entries()));
-        self.lag_seconds.set(lag_ms(sync) as f64 / 1000.0);
-        self.dirty.set(signed(dirty.len() as u64 + u64::from(everything.is_some())));
-        self.dead_letters.set(signed(sync.shared.dead_letters().len() as u64));
-        self.connected.with_label_values(&["local"]).set(i64::from(status.source.connected));
-        self.connected.with_label_values(&["atlas"]).set(i64::from(status.target.connected));
-        let counters = sync.capture.counters();
-        for (kind, total) in &counters.entries {
-            set_total(&self.captured, kind.code(), *total);
-        }
-        for (doubt, total) in &counters.in_doubt {
-            set_total(&self.in_doubt, doubt.code(), *total);
-        }
-        for (name, total) in counters.not_replicated.iter().chain(&counters.unknown) {
-            set_total(&self.not_replicated, name, *total);
         }
     }
 }

@@ -1,1 +1,335 @@
-//! bad_input
+//! Bytes that no driver sends: answered as mongod answers them, and nobody else notices.
+//!
+//! Every case goes straight to a mongod and through the proxy to another one, each time on a connection of its own; what
+//! comes back until the connection ends must be the same. Meanwhile another client reads and writes through a driver.
+
+pub mod raw;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bson::raw::{CString, RawDocumentBuf, cstr};
+use bson::{Document, doc, rawdoc};
+use testkit::{Mongod, wait_for};
+use tokio::task::JoinHandle;
+
+use crate::support::{Source, Stage};
+use raw::{CHECKSUM_PRESENT, OP_MSG, Socket, answer, body, frame, header, op_msg, sequence};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_frames_are_answered_as_by_mongod() -> Result<()> {
+    let stage = Stage::start(Source::standalone().await?).await?;
+    let mongod = Mongod::standalone().await?;
+    let other = OtherClient::start(&stage);
+    let silent = silent_clients(&stage).await?;
+
+    let mut failures = Vec::new();
+    for (name, bytes) in cases()? {
+        let direct = answer(&mongod.address(), &bytes).await.context(name)?;
+        let proxied = answer(&stage.dualsync.proxy_address(), &bytes).await.context(name)?;
+        if direct != proxied {
+            failures.push(format!("{name}: mongod {direct:?}, through the proxy {proxied:?}"));
+        }
+        let moved = other.goes_on().await;
+        if let Err(error) = moved {
+            failures.push(format!("{name}: {error:#}"));
+        }
+    }
+    println!("{}", failures.join("\n"));
+    ensure!(failures.is_empty(), "{} cases failed", failures.len());
+
+    drop(silent);
+    wait_for("the silent clients' sessions to end", SOON, async || {
+        let open = stage.dualsync.metrics().await?["dualsync_proxy_connections"];
+        Ok((open < f64::from(SILENT_CLIENTS)).then_some(()))
+    })
+    .await?;
+    finish(stage, other).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_bytes_are_answered_as_by_mongod() -> Result<()> {
+    let stage = Stage::start(Source::standalone().await?).await?;
+    let mongod = Mongod::standalone().await?;
+    let other = OtherClient::start(&stage);
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for round in 0..150 {
+        let bytes = garbage(&mut random);
+        let direct = answer(&mongod.address(), &bytes).await?;
+        let proxied = answer(&stage.dualsync.proxy_address(), &bytes).await?;
+        let shown = &bytes[..bytes.len().min(64)];
+        ensure!(
+            direct == proxied,
+            "seed {seed}, round {round}, {shown:02x?}: mongod {direct:?}, through the proxy {proxied:?}"
+        );
+    }
+    other.goes_on().await?;
+    finish(stage, other).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_goes_away_in_mid_write_leaves_nothing_behind() -> Result<()> {
+    let stage = Stage::start(Source::standalone().await?).await?;
+    let other = OtherClient::start(&stage);
+    let address = stage.dualsync.proxy_address();
+    let insert = |id: i32| {
+        let filler = "x".repeat(100_000);
+        op_msg(
+            0,
+            &body(&rawdoc! {"insert": "gone", "documents": [{"_id": id, "filler": filler}], "$db": "it"}),
+        )
+    };
+    let update = op_msg(
+        0,
+        &body(&rawdoc! {
+            "update": "gone", "$db": "it",
+            "updates": [{"q": {"_id": 1}, "u": {"$set": {"filler": "y".repeat(100_000)}}}],
+        }),
+    );
+    // Cut everywhere: nothing of the write may happen, and no trace of it stays.
+    for whole in [insert(2), update.clone()] {
+        for length in [1, 15, 16, 20, 100, 50_000, whole.len() - 1] {
+            answer(&address, &whole[..length]).await.context("a part of a write")?;
+        }
+    }
+    // Whole, but nobody waits for the reply: it happens, and is followed.
+    let mut socket = Socket::connect(&address).await?;
+    socket.send(&insert(1)).await?;
+    drop(socket);
+    let gone = stage.source.client().await?.database("it").collection::<Document>("gone");
+    wait_for("the write of the client that is gone", SOON, async || {
+        Ok(gone.find_one(doc! {"_id": 1}).await?)
+    })
+    .await?;
+    let mut socket = Socket::connect(&address).await?;
+    socket.send(&update).await?;
+    drop(socket);
+    wait_for("the update of the client that is gone", SOON, async || {
+        Ok(gone.find_one(doc! {"filler": {"$regex": "^y"}}).await?)
+    })
+    .await?;
+    ensure!(gone.count_documents(doc! {}).await? == 1, "a part of an insert has inserted something");
+    // An orphan becomes an entry when mongod has lost its connection.
+    wait_for("every write to have an outcome", SOON, async || {
+        let report = stage.dualsync.report().await?;
+        let open = report["recommendations"].to_string().contains("ORPHANS");
+        Ok((!open && report["counts"]["captured"].as_u64() >= Some(2)).then_some(()))
+    })
+    .await?;
+    finish(stage, other).await
+}
+
+/// All is well at the end: nothing is dirty, nobody panicked, both sides are equal.
+async fn finish(stage: Stage, other: OtherClient) -> Result<()> {
+    let rounds = other.end().await?;
+    println!("the other client made {rounds} rounds");
+    stage.assert_equal().await?;
+    let report = stage.dualsync.report().await?;
+    ensure!(report["namespaces"]["dirty"] == serde_json::json!([]), "something is dirty: {report:#}");
+    ensure!(report["counts"]["deadLetters"] == 0, "there are dead letters: {report:#}");
+    let metrics = stage.dualsync.metrics().await?;
+    ensure!(metrics["dualsync_proxy_sessions_died_total"] == 0.0, "a session died");
+    stage.dualsync.check_log()
+}
+
+/// What is wrong with them is their name. Each connection is half closed behind them.
+fn cases() -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let ping = rawdoc! {"ping": 1, "$db": "admin"};
+    let ping = || body(&ping);
+    let whole = || op_msg(0, &ping());
+    let behind = |bytes: Vec<u8>| [bytes, whole()].concat();
+    let insert = |id: i32| body(&rawdoc! {"insert": "bad", "documents": [{"_id": id}], "$db": "it"});
+    let bare = rawdoc! {"insert": "bad", "$db": "it"};
+    let docs = [rawdoc! {"_id": 900}, rawdoc! {"_id": 901}];
+    let mut lying = body(&rawdoc! {"insert": "bad", "documents": [{"_id": 902}], "$db": "it"});
+    lying[1] = lying[1].wrapping_add(9);
+    let mut lying_inside = insert(903);
+    let array = lying_inside.windows(10).position(|window| window == b"documents\0");
+    let array = array.context("no documents")? + 10;
+    lying_inside[array] = lying_inside[array].wrapping_add(5);
+    let hello = b"admin.$cmd\0\0\0\0\0\xff\xff\xff\xff";
+    let hello = [&[0; 4], hello.as_slice(), rawdoc! {"isMaster": "text"}.as_bytes()].concat();
+    Ok(vec![
+        ("nothing wrong", whole()),
+        ("nothing at all", Vec::new()),
+        ("length 15", behind(header(15, OP_MSG))),
+        ("length 0", behind(header(0, OP_MSG))),
+        ("length 48,000,001", behind(header(48_000_001, OP_MSG))),
+        ("a negative length", behind(header(-1, OP_MSG))),
+        ("the smallest length", behind(header(i32::MIN, OP_MSG))),
+        ("the largest length", behind(header(i32::MAX, OP_MSG))),
+        ("a ping before a bad length", [whole(), header(15, OP_MSG)].concat()),
+        ("a header and no more", header(100, OP_MSG)),
+        ("half a header", header(100, OP_MSG)[..9].to_vec()),
+        ("cut in the middle", whole()[..30].to_vec()),
+        ("a header alone as a frame", behind(header(16, OP_MSG))),
+        ("flags and no section", behind(op_msg(0, &[]))),
+        ("GET / HTTP/1.1", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
+        ("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(30)),
+        ("an unknown opcode", behind(frame(4711, &ping()))),
+        ("opcode 0", behind(frame(0, &ping()))),
+        ("OP_REPLY as a request", behind(frame(1, &ping()))),
+        ("OP_INSERT", behind(frame(2002, &[&[0; 4], b"it.bad\0".as_slice(), docs[0].as_bytes()].concat()))),
+        ("OP_QUERY that is no hello", behind(frame(2004, &hello))),
+        ("OP_QUERY without a query", behind(frame(2004, &[0; 7]))),
+        (
+            "OP_COMPRESSED without a negotiation",
+            behind(frame(2012, &[0xdd, 7, 0, 0, 35, 0, 0, 0, 2, 1, 2, 3])),
+        ),
+        ("a hello that is none", behind(op_msg(0, &body(&rawdoc! {"hello": 1})))),
+        ("no $db", behind(op_msg(0, &body(&rawdoc! {"insert": "bad", "documents": [{"_id": 904}]})))),
+        ("no command", behind(op_msg(0, &body(&rawdoc! {})))),
+        ("no body", behind(op_msg(0, &sequence("documents", &docs, 0)))),
+        ("two bodies", behind(op_msg(0, &[insert(905), insert(906)].concat()))),
+        ("two pings", behind(op_msg(0, &[ping(), ping()].concat()))),
+        ("an unknown section kind", behind(op_msg(0, &[insert(907), vec![9, 1, 2, 3]].concat()))),
+        ("an unknown required flag", behind(op_msg(1 << 5, &insert(908)))),
+        ("an unknown optional flag", behind(op_msg(1 << 25, &ping()))),
+        ("a bad checksum", behind(op_msg(CHECKSUM_PRESENT, &[insert(909), vec![1, 2, 3, 4]].concat()))),
+        ("a checksum that is not there", behind(op_msg(CHECKSUM_PRESENT, &insert(910)))),
+        ("a document that lies about its length", behind(op_msg(0, &lying))),
+        ("an array that lies about its length", behind(op_msg(0, &lying_inside))),
+        ("a document of length 4", behind(op_msg(0, b"\0\x04\0\0\0"))),
+        ("a document of length -1", behind(op_msg(0, b"\0\xff\xff\xff\xff\0"))),
+        (
+            "a sequence that is too long",
+            behind(op_msg(0, &[body(&bare), sequence("documents", &docs, 3)].concat())),
+        ),
+        (
+            "a sequence that is too short",
+            behind(op_msg(0, &[body(&bare), sequence("documents", &docs, -3)].concat())),
+        ),
+        ("a sequence of size 0", behind(op_msg(0, &[body(&bare), vec![1, 0, 0, 0, 0]].concat()))),
+        (
+            "a sequence before its body, with a bad size",
+            behind(op_msg(0, &[sequence("documents", &docs, 3), body(&bare)].concat())),
+        ),
+        (
+            "the same sequence twice",
+            behind(op_msg(
+                0,
+                &[body(&bare), sequence("documents", &docs, 0), sequence("documents", &docs, 0)].concat(),
+            )),
+        ),
+        (
+            "documents in the body and in a sequence",
+            behind(op_msg(0, &[insert(911), sequence("documents", &docs, 0)].concat())),
+        ),
+        (
+            "an insert of no array",
+            behind(op_msg(0, &body(&rawdoc! {"insert": "bad", "documents": 5, "$db": "it"}))),
+        ),
+        ("an insert without documents", behind(op_msg(0, &body(&bare)))),
+        (
+            "an insert into a number",
+            behind(op_msg(0, &body(&rawdoc! {"insert": 5, "documents": [{"_id": 912}], "$db": "it"}))),
+        ),
+        (
+            "an insert into no collection",
+            behind(op_msg(0, &body(&rawdoc! {"insert": "", "documents": [{"_id": 913}], "$db": "it"}))),
+        ),
+        (
+            "an update of no array",
+            behind(op_msg(0, &body(&rawdoc! {"update": "bad", "updates": "x", "$db": "it"}))),
+        ),
+        (
+            "an update without a filter",
+            behind(op_msg(0, &body(&rawdoc! {"update": "bad", "updates": [{"u": {}}], "$db": "it"}))),
+        ),
+        ("an unknown command", behind(op_msg(0, &body(&rawdoc! {"frobnicate": 1, "$db": "it"})))),
+        ("a command of 100,000 characters", behind(op_msg(0, &body(&long_name()?)))),
+    ])
+}
+
+fn long_name() -> Result<RawDocumentBuf> {
+    let mut command = RawDocumentBuf::new();
+    command.append(CString::try_from("x".repeat(100_000))?, 1);
+    command.append(cstr!("$db"), "it");
+    Ok(command)
+}
+
+/// Anything from noise to a well-formed frame with noise inside.
+fn garbage(random: &mut fastrand::Rng) -> Vec<u8> {
+    let count = random.usize(0..300);
+    let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(count).collect();
+    match random.u8(0..4) {
+        0 => noise,
+        1 => frame(OP_MSG, &noise),
+        2 => op_msg(0, &noise),
+        // A good frame with one byte that is not.
+        _ => {
+            let id = random.i32(0..1000);
+            let mut bytes =
+                op_msg(0, &body(&rawdoc! {"find": "bad", "filter": {"_id": id, "x": "text"}, "$db": "it"}));
+            let at = random.usize(0..bytes.len());
+            bytes[at] = random.u8(..);
+            bytes
+        }
+    }
+}
+
+/// Clients that connect and say nothing.
+async fn silent_clients(stage: &Stage) -> Result<Vec<Socket>> {
+    let mut silent = Vec::new();
+    for _ in 0..SILENT_CLIENTS {
+        silent.push(Socket::connect(&stage.dualsync.proxy_address()).await?);
+    }
+    wait_for("the silent clients to be served", SOON, async || {
+        let open = stage.dualsync.metrics().await?["dualsync_proxy_connections"];
+        Ok((open >= f64::from(SILENT_CLIENTS)).then_some(()))
+    })
+    .await?;
+    Ok(silent)
+}
+
+/// A driver's client that writes and reads its own writes, all the time.
+struct OtherClient {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+    task: JoinHandle<Result<()>>,
+}
+
+impl OtherClient {
+    fn start(stage: &Stage) -> OtherClient {
+        let (stop, rounds): (Arc<AtomicBool>, Arc<AtomicU64>) = Default::default();
+        let (uri, stopped, count) = (stage.dualsync.uri(), stop.clone(), rounds.clone());
+        let task = tokio::spawn(async move {
+            let client = mongodb::Client::with_uri_str(uri).await?;
+            let documents = client.database("it").collection::<Document>("other");
+            for id in 0_i32.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                documents.insert_one(doc! {"_id": id, "n": 0}).await?;
+                documents.update_one(doc! {"_id": id}, doc! {"$inc": {"n": 1}}).await?;
+                let read = documents.find_one(doc! {"_id": id}).await?;
+                ensure!(read == Some(doc! {"_id": id, "n": 1}), "read {read:?}");
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        OtherClient { stop, rounds, task }
+    }
+
+    /// Waits until it has made another round.
+    async fn goes_on(&self) -> Result<()> {
+        let before = self.rounds.load(Ordering::Relaxed);
+        wait_for("the other client to go on", SOON, async || {
+            Ok((self.rounds.load(Ordering::Relaxed) > before).then_some(()))
+        })
+        .await
+    }
+
+    async fn end(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?.context("the other client failed")?;
+        Ok(self.rounds.load(Ordering::Relaxed))
+    }
+}
+
+const SILENT_CLIENTS: u32 = 100;
+const SOON: Duration = Duration::from_secs(10);

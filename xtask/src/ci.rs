@@ -65,8 +65,8 @@ fn call(root: &Path, args: &[&str]) -> Result<()> {
 }
 
 fn command(root: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(cargo());
-    command.args(args).current_dir(root);
+    let mut command = cargo(root);
+    command.args(args);
     command
 }
 

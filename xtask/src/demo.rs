@@ -11,7 +11,7 @@ mod show;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -250,10 +250,9 @@ impl Signals {
 /// Builds the release binary and says where cargo put it.
 fn build(root: &Path) -> Result<PathBuf> {
     println!("Building the release binary …");
-    let mut build = Command::new(cargo())
+    let mut build = cargo(root)
         .args(["build", "--release", "--locked", "--package", "dualsync", "--bin", "dualsync"])
         .arg("--message-format=json-render-diagnostics")
-        .current_dir(root)
         .stdout(Stdio::piped())
         .spawn()
         .context("run cargo build")?;

@@ -7,7 +7,7 @@ mod demo;
 mod tidy;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -50,7 +50,16 @@ fn root() -> Result<PathBuf> {
     Ok(root.to_owned())
 }
 
-/// The cargo that runs us.
-fn cargo() -> std::ffi::OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+/// The cargo that runs us, to be called in the workspace's folder.
+///
+/// Without the variables that cargo has set for xtask itself: build scripts (ring's) watch them, so that everything
+/// behind them would be built once for `cargo xtask` and once for a plain `cargo build`.
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let ours = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(ours)) {
+        command.env_remove(name);
+    }
+    command.current_dir(root);
+    command
 }

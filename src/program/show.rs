@@ -1,0 +1,86 @@
+//! Positions, lag, counts and namespaces, as the admin port shows them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use admin::{At, Counts, FillLevel, Lag, NamespaceState, Namespaces, Positions};
+use replicator::{Dirty, now_ms};
+
+use super::Sync;
+
+pub(super) const NOWHERE: Positions = Positions { appended: 0, durable: 0, applied: 0, trimmed: 0 };
+
+/// Each as the number of records behind it.
+pub(super) fn positions(sync: &Sync) -> Positions {
+    let records = |next: u64| next.saturating_sub(1);
+    // Read from the slowest to the fastest, so that they are in order whatever happens meanwhile.
+    let trimmed = records(sync.log.trimmed().0);
+    let applied = records(sync.shared.status().applied).max(trimmed);
+    let durable = records(sync.log.durable().0).max(applied);
+    Positions { appended: records(sync.log.head().0).max(durable), durable, applied, trimmed }
+}
+
+pub(super) fn lag(sync: &Sync) -> Lag {
+    let entries = sync.pending.entries();
+    let bytes = if entries == 0 { 0 } else { sync.shared.pending_bytes(&sync.log) };
+    Lag { entries, bytes, seconds: lag_ms(sync) as f64 / 1000.0 }
+}
+
+pub(super) fn lag_ms(sync: &Sync) -> u64 {
+    sync.shared.status().oldest_pending_ms.map_or(0, |oldest| now_ms().saturating_sub(oldest))
+}
+
+pub(super) fn counts(sync: &Sync, counters: &capture::Counters) -> Counts {
+    let counts = sync.shared.status().counts;
+    Counts {
+        captured: counters.entries.values().sum(),
+        replayed: counts.replayed,
+        converged: counts.converged,
+        dirty: counts.dirty,
+        failed: counts.failed,
+        dead_letters: sync.shared.dead_letters().len() as u64,
+        in_doubt: counters.in_doubt.iter().map(|(doubt, n)| (doubt.code().to_owned(), *n)).collect(),
+    }
+}
+
+pub(super) fn nothing_counted() -> Counts {
+    let in_doubt = BTreeMap::new();
+    Counts { captured: 0, replayed: 0, converged: 0, dirty: 0, failed: 0, dead_letters: 0, in_doubt }
+}
+
+pub(super) fn namespaces(sync: &Sync) -> Namespaces {
+    let (dirty, everything) = sync.shared.dirty();
+    let show = |name: &str, it: &Dirty| NamespaceState {
+        namespace: name.to_owned(),
+        reason: it.reason.clone(),
+        since: at(it.since_ms),
+    };
+    let everything = everything.iter().map(|it| show("*", it));
+    let (later, now): (Vec<_>, Vec<_>) = dirty.iter().partition(|(_, it)| it.not_copied_yet);
+    Namespaces {
+        not_copied_yet: later.into_iter().map(|(name, it)| show(name, it)).collect(),
+        dirty: everything.chain(now.into_iter().map(|(name, it)| show(name, it))).collect(),
+    }
+}
+
+pub(super) fn failure_rate(counts: &replicator::Counts) -> f64 {
+    let all = counts.replayed + counts.converged + counts.failed;
+    if all == 0 { 0.0 } else { counts.failed as f64 / all as f64 }
+}
+
+pub(super) fn fill_level(used: u64, max: u64) -> FillLevel {
+    match used as f64 / max.max(1) as f64 {
+        share if share >= 1.0 => FillLevel::Full,
+        share if share >= 0.9 => FillLevel::KeysOnly,
+        share if share >= 0.8 => FillLevel::Warning,
+        _ => FillLevel::Normal,
+    }
+}
+
+pub(super) fn at(ms: u64) -> At {
+    At(SystemTime::UNIX_EPOCH + Duration::from_millis(ms))
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

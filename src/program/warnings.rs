@@ -1,0 +1,116 @@
+//! What somebody should look at: each with a code for scripts, a sentence, and what to do.
+
+use std::collections::BTreeMap;
+
+use replicator::{Activity, Desired};
+
+use super::Sync;
+use super::show::{failure_rate, lag_ms, millis};
+use crate::config::Config;
+
+/// A condition that somebody should look at.
+pub(super) struct Warning {
+    pub(super) code: &'static str,
+    pub(super) text: String,
+    pub(super) action: &'static str,
+}
+
+/// All that holds now.
+pub(super) fn warnings(config: &Config, sync: &Sync) -> Vec<Warning> {
+    let mut list = Vec::new();
+    let mut warn = |when: bool, code, text: String, action| {
+        if when {
+            list.push(Warning { code, text, action });
+        }
+    };
+    let status = sync.shared.status();
+    let (dirty, everything) = sync.shared.dirty();
+    let (size, lag) = (sync.pending.entries(), lag_ms(sync));
+    let settings = &config.sync;
+    let lag_max = millis(settings.lag_warning);
+    let failures = failure_rate(&status.counts);
+    let copied_later = dirty.iter().filter(|(_, it)| it.not_copied_yet).count();
+    let letters = sync.shared.dead_letters().len();
+    warn(
+        size > settings.queue_warning,
+        "QUEUE_LARGE",
+        format!("Sync queue size is large: {size}/{}", config.log.max_entries),
+        "see that Atlas is reachable and keeps up: GET /api/sync/connections",
+    );
+    warn(
+        lag > lag_max,
+        "LAG_HIGH",
+        format!("Sync lag is {} s, above {} s", lag / 1000, lag_max / 1000),
+        "see that Atlas is reachable and keeps up: GET /api/sync/connections",
+    );
+    warn(
+        failures > settings.failure_rate_warning,
+        "FAILURES_HIGH",
+        format!("High sync failure rate: {:.1}%", failures * 100.0),
+        "look at what Atlas refuses: GET /api/sync/dead-letters",
+    );
+    warn(
+        status.activity == Activity::WaitingForTarget,
+        "ATLAS_AWAY",
+        format!("Atlas unavailable, {size} operations queued"),
+        "see lastError in GET /api/sync/connections; nothing is lost meanwhile",
+    );
+    warn(
+        status.activity == Activity::WaitingForSource,
+        "LOCAL_AWAY",
+        "local mongod unavailable".to_owned(),
+        "check that mongod runs and that local.uri is right",
+    );
+    warn(
+        copied_later > 0,
+        "NOT_COPIED_YET",
+        format!("{copied_later} collections are not copied yet: they had documents before dualsync came"),
+        "copy them once with mongodump and mongorestore; what is written to them is followed meanwhile",
+    );
+    warn(
+        dirty.len() > copied_later || everything.is_some(),
+        "DIRTY",
+        match &everything {
+            Some(why) => format!("everything needs a full comparison: {}", why.reason),
+            None => format!("{} namespaces need a full comparison", dirty.len() - copied_later),
+        },
+        "see namespaces.dirty in GET /api/sync/report for the reasons",
+    );
+    warn(
+        letters > 0,
+        "DEAD_LETTERS",
+        format!("{letters} documents are refused by Atlas"),
+        "mend the reason, then POST /api/sync/dead-letters/retry",
+    );
+    warn(
+        status.orphans > 0,
+        "ORPHANS",
+        format!("{} writes have no outcome yet", status.orphans),
+        "none: they are copied once mongod has ended them",
+    );
+    warn(
+        sync.shared.desired() != Desired::Running,
+        "WORKER_NOT_RUNNING",
+        format!(
+            "the worker is {}",
+            if sync.shared.desired() == Desired::Paused { "paused" } else { "stopped" }
+        ),
+        "POST /api/sync/worker/control with resume or start",
+    );
+    let not_replicated: BTreeMap<String, u64> = sync.capture.counters().not_replicated;
+    warn(
+        !not_replicated.is_empty(),
+        "NOT_REPLICATED",
+        format!("not replicated: {}", not_replicated.keys().cloned().collect::<Vec<_>>().join(", ")),
+        "run these commands on Atlas as well",
+    );
+    if let Some(reason) = sync.log.stats().poisoned {
+        warn(
+            true,
+            "LOG_POISONED",
+            format!("the sync log takes no more records: {reason}"),
+            "mend the disk and restart dualsync; what was missed is compared then",
+        );
+    }
+    list
+}

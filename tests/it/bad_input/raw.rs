@@ -1,0 +1,156 @@
+//! Frames by hand over a plain socket: what no driver would send, and what it would hide of the answer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{Bson, Document};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// OP_MSG: checksum present.
+pub const CHECKSUM_PRESENT: u32 = 1;
+/// OP_MSG: no reply is wanted.
+pub const MORE_TO_COME: u32 = 1 << 1;
+/// The request id of every frame made here.
+pub const REQUEST_ID: i32 = 7;
+
+/// A connection that takes any bytes.
+pub struct Socket(TcpStream);
+
+impl Socket {
+    pub async fn connect(address: &str) -> Result<Socket> {
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+        Ok(Socket(stream))
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        timeout(ANSWER_MAX, self.0.write_all(bytes)).await.context("nobody reads")?.context("send")
+    }
+
+    /// Sends a command and reads its reply.
+    pub async fn ask(&mut self, command: &RawDocument) -> Result<Document> {
+        self.send(&op_msg(0, &body(command))).await?;
+        let mut bytes = vec![0; 4];
+        timeout(ANSWER_MAX, self.0.read_exact(&mut bytes)).await.context("no answer")??;
+        let length = i32::from_le_bytes(bytes.as_slice().try_into()?);
+        bytes.resize(usize::try_from(length)?, 0);
+        timeout(ANSWER_MAX, self.0.read_exact(&mut bytes[4..])).await.context("half an answer")??;
+        Ok(RawDocument::from_bytes(&bytes[21..])?.try_into()?)
+    }
+
+    /// Says that nothing more comes, and reads what is answered until the other side closes as well.
+    pub async fn end(mut self) -> Result<Answer> {
+        // A connection that is reset already needs no goodbye.
+        let _ = self.0.shutdown().await;
+        let mut bytes = Vec::new();
+        let read = self.0.read_to_end(&mut bytes);
+        // A reset is an end like any other: a server that closes over unread bytes sends one.
+        let _ = timeout(ANSWER_MAX, read).await.context("the connection stays open")?;
+        Ok(Answer::read(&bytes))
+    }
+}
+
+/// All that came back on a connection until it was closed, without what differs from one run to the next.
+#[derive(Debug, PartialEq)]
+pub struct Answer {
+    replies: Vec<Reply>,
+    /// What is no frame.
+    rest: String,
+}
+
+#[derive(Debug, PartialEq)]
+struct Reply {
+    opcode: i32,
+    to: i32,
+    body: Body,
+}
+
+#[derive(Debug, PartialEq)]
+enum Body {
+    Fields(BTreeMap<String, Bson>),
+    /// Not to be read, as when an error message quotes noise.
+    Bytes(String),
+}
+
+impl Answer {
+    fn read(mut bytes: &[u8]) -> Answer {
+        let mut replies = Vec::new();
+        while let Some((reply, rest)) = split(bytes) {
+            replies.push(reply);
+            bytes = rest;
+        }
+        Answer { replies, rest: String::from_utf8_lossy(bytes).into_owned() }
+    }
+}
+
+/// The first reply of a stream, and the bytes behind it.
+fn split(bytes: &[u8]) -> Option<(Reply, &[u8])> {
+    let number = |at: usize| Some(i32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+    let (length, to, opcode) = (usize::try_from(number(0)?).ok()?, number(8)?, number(12)?);
+    let at = if opcode == OP_REPLY { 36 } else { 21 };
+    // Not what may stand behind it: a checksum is another one for every request id.
+    let body = bytes.get(..length)?.get(at..at + usize::try_from(number(at)?).ok()?)?;
+    let document = RawDocument::from_bytes(body).and_then(Document::try_from);
+    let lasting = |name: &str| !OF_THE_MOMENT.contains(&name);
+    let body = match document {
+        Ok(document) => Body::Fields(document.into_iter().filter(|(name, _)| lasting(name)).collect()),
+        Err(_) => Body::Bytes(body.escape_ascii().to_string()),
+    };
+    Some((Reply { opcode, to, body }, &bytes[length..]))
+}
+
+/// A frame whose length is right.
+pub fn frame(opcode: i32, payload: &[u8]) -> Vec<u8> {
+    let length = as_i32(16 + payload.len());
+    [header(length, opcode).as_slice(), payload].concat()
+}
+
+/// A header that says what it is told.
+pub fn header(length: i32, opcode: i32) -> Vec<u8> {
+    [length, REQUEST_ID, 0, opcode].iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+pub fn op_msg(flags: u32, sections: &[u8]) -> Vec<u8> {
+    frame(OP_MSG, &[&flags.to_le_bytes(), sections].concat())
+}
+
+/// A kind 0 section.
+pub fn body(document: &RawDocument) -> Vec<u8> {
+    [&[0], document.as_bytes()].concat()
+}
+
+/// A kind 1 section that claims `size_error` bytes more than it has.
+pub fn sequence(name: &str, documents: &[RawDocumentBuf], size_error: i32) -> Vec<u8> {
+    let documents: Vec<u8> = documents.iter().flat_map(|document| document.as_bytes().to_vec()).collect();
+    let size = as_i32(4 + name.len() + 1 + documents.len()) + size_error;
+    [&[1], size.to_le_bytes().as_slice(), name.as_bytes(), &[0], &documents].concat()
+}
+
+/// Frames made here are far from too long.
+fn as_i32(length: usize) -> i32 {
+    i32::try_from(length).unwrap_or(i32::MAX)
+}
+
+/// What one server answers to these bytes on a connection of their own.
+pub async fn answer(address: &str, bytes: &[u8]) -> Result<Answer> {
+    let mut socket = Socket::connect(address).await?;
+    // The other side may close before it has read everything.
+    let _ = socket.send(bytes).await;
+    socket.end().await
+}
+
+/// A command that must succeed.
+pub async fn must(socket: &mut Socket, command: &RawDocument) -> Result<Document> {
+    let reply = socket.ask(command).await?;
+    ensure!(reply.get_f64("ok").ok() == Some(1.0), "{command:?} was answered by {reply}");
+    Ok(reply)
+}
+
+pub const OP_MSG: i32 = 2013;
+const OP_REPLY: i32 = 1;
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+const OF_THE_MOMENT: [&str; 5] =
+    ["localTime", "connectionId", "topologyVersion", "operationTime", "$clusterTime"];
