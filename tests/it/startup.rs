@@ -145,7 +145,9 @@ async fn secrets_are_never_shown() -> Result<()> {
         .await?;
     let orders = dualsync.client().await?.database("shop").collection::<Document>("orders");
     orders.insert_one(doc! {"_id": 1}).await?;
-    dualsync.wait_for_log("check the credentials", Duration::from_secs(15)).await?;
+    let said = dualsync.wait_for_log("check the credentials", Duration::from_secs(15)).await;
+    println!("{}", dualsync.log_lines().join("\n"));
+    said?;
     let mut shown = dualsync.log_lines().join("\n");
     for path in ["/metrics", "/api/sync/health", "/"] {
         shown += &dualsync.request("GET", path, None, None).await?.body;

@@ -46,9 +46,10 @@ impl Source {
 
 /// Both servers and the binary.
 pub struct Stage {
+    // First, so that it is dropped before the servers: their going must not be what it complains of.
+    pub dualsync: Dualsync,
     pub source: Source,
     pub target: ReplicaSet,
-    pub dualsync: Dualsync,
 }
 
 impl Stage {

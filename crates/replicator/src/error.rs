@@ -9,8 +9,10 @@ const TRANSIENT: &[i32] = &[
     6, 7, 50, 64, 89, 91, 100, 112, 134, 189, 202, 237, 246, 251, 262, 384, 462, 9001, 10107, 11600, 11601,
     11602, 13435, 13436, 13388,
 ];
+/// "Not authorized": a right is missing.
+pub const UNAUTHORIZED: i32 = 13;
 /// Codes of a missing or wrong identity: the whole target refuses us, so nothing is gained by going on.
-const IDENTITY: &[i32] = &[13, 18, 8000, 31, 11];
+const IDENTITY: &[i32] = &[UNAUTHORIZED, 18, 8000, 31, 11];
 
 /// A server's trouble.
 #[derive(Debug, Clone)]
@@ -19,7 +21,7 @@ pub struct ServerError {
     pub class: Class,
     /// The server's code, if it answered.
     pub code: Option<i32>,
-    /// For a person. Without addresses' credentials; drivers never put those in.
+    /// For a person: without credentials, which drivers never put in, and without documents (see [`without_values`]).
     pub message: String,
 }
 
@@ -52,7 +54,7 @@ impl ServerError {
         } else {
             Class::Refused
         };
-        ServerError { class, code: Some(code), message: message.to_owned() }
+        ServerError { class, code: Some(code), message: without_values(message) }
     }
 }
 
@@ -95,7 +97,36 @@ impl fmt::Display for ServerError {
 }
 impl std::error::Error for ServerError {}
 
+/// Servers quote commands and keys in their messages, always in braces: what stands before says what happened.
+pub fn without_values(message: &str) -> String {
+    let end = message.find('{').unwrap_or(message.len());
+    message[..end].trim_end().trim_end_matches(" dup key:").to_owned()
+}
+
 /// The driver appends its whole view of the topology; the first sentence says what happened.
 fn first_sentence(message: &str) -> String {
     message.split(". Topology").next().unwrap_or(message).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_carry_no_documents() {
+        let cases = [
+            (
+                "not authorized on shop to execute command { insert: \"c\", documents: [ { secret: 1 } ] }",
+                "not authorized on shop to execute command",
+            ),
+            (
+                "E11000 duplicate key error collection: d.c index: mail_1 dup key: { mail: \"a@b\" }",
+                "E11000 duplicate key error collection: d.c index: mail_1",
+            ),
+            ("not primary", "not primary"),
+        ];
+        for (said, kept) in cases {
+            assert_eq!(without_values(said), kept);
+        }
+    }
 }

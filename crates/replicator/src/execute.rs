@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use bson::raw::{RawArrayBuf, RawDocumentBuf};
 use bson::{Timestamp, cstr, rawdoc};
 use record::{Key, Namespace, Predicate, Raw};
-use synclog::{CursorSync, SyncLog};
-use tracing::{error, warn};
+use synclog::{CursorError, CursorSync, SyncLog};
+use tracing::warn;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Class, ServerError};
@@ -18,7 +18,7 @@ use crate::plan::{Converge, Planner, Unit, Work};
 use crate::replay::{Command, commands, replacement};
 use crate::shared::{Shared, Way, now_ms};
 use crate::source::Source;
-use crate::target::{Reply, Target};
+use crate::target::{Reply, TIME_LIMIT_EXCEEDED, Target, Validation};
 
 /// Keys that are read and written in one step.
 const KEYS_PER_STEP: usize = 1_000;
@@ -40,6 +40,8 @@ pub enum Stall {
     Source(ServerError),
     /// The target does not answer, or refuses us.
     Target(ServerError),
+    /// The checkpoint cannot be stored: what is sent now could be sent a second time after a restart.
+    Log(CursorError),
 }
 
 /// Both servers, and what is needed to write safely to one of them.
@@ -104,7 +106,7 @@ impl Executor {
         }
         let mut converge = work.converge;
         if !work.replay.is_empty() {
-            self.remember_sent(self.batch_end);
+            self.remember_sent(self.batch_end)?;
         }
         for command in commands(&work.replay) {
             for unit in self.send(ns, &command).await? {
@@ -125,7 +127,7 @@ impl Executor {
 
     /// Sends one replay command; returns the statements that did not do what they did on the source.
     async fn send<'a>(&self, ns: &Namespace, command: &Command<'a>) -> Result<Vec<&'a Unit>, Stall> {
-        match self.target.write(ns, command.encode(ns)).await {
+        match self.target.write(ns, command.encode(ns), command.validation()).await {
             Ok(reply) => Ok(command.different(&reply)),
             Err(error) if error.class == Class::Refused => {
                 warn!(%ns, %error, "target refuses a replayed command, its documents are copied instead");
@@ -136,7 +138,7 @@ impl Executor {
     }
 
     async fn replay_multi(&mut self, ns: &Namespace, unit: Unit, tally: &mut Tally) -> Result<(), Stall> {
-        self.remember_sent(self.batch_end);
+        self.remember_sent(self.batch_end)?;
         let Some(command) = Command::of_one(&unit) else { return Ok(()) };
         if self.send(ns, &command).await?.is_empty() {
             tally.note(unit.entry, Way::Replayed);
@@ -194,9 +196,14 @@ impl Executor {
                     self.target.candidates(ns, &filter, collation, variables, CANDIDATES_MAX + 1).await;
                 let found = match found {
                     Ok(found) => found,
-                    Err(error) if error.class == Class::Refused => {
+                    Err(error)
+                        if error.class == Class::Refused || error.code == Some(TIME_LIMIT_EXCEEDED) =>
+                    {
                         warn!(%ns, %error, "target refuses a filter, the namespace needs a full comparison");
-                        self.make_dirty(ns, "the target refuses a filter that the source took");
+                        self.make_dirty(
+                            ns,
+                            "the target refuses a filter that the source took, or takes too long over it",
+                        );
                         return Ok(None);
                     }
                     Err(error) => return Err(Stall::Target(error)),
@@ -224,7 +231,7 @@ impl Executor {
             let asked: Vec<&Key> = pending.iter().collect();
             let portion = self.source.read(ns, &asked, after).await.map_err(Stall::Source)?;
             let head = self.log.head().0;
-            self.remember_sent(head);
+            self.remember_sent(head)?;
 
             let found: HashMap<Key, &RawDocumentBuf> =
                 portion.documents.iter().filter_map(|doc| Some((Key::of(doc)?, doc))).collect();
@@ -273,7 +280,7 @@ impl Executor {
         }
         let mut command = rawdoc! {"delete": ns.coll(), "ordered": false};
         command.append(cstr!("deletes"), deletes);
-        let reply = self.target.write(ns, command).await.map_err(Stall::Target)?;
+        let reply = self.target.write(ns, command, Validation::Asked).await.map_err(Stall::Target)?;
         match reply.errors.first() {
             // A delete by `_id` has no reason of its own to fail: the server is in trouble.
             Some(error) => Err(Stall::Target(ServerError::from_code(error.code, &error.message))),
@@ -304,10 +311,9 @@ impl Executor {
             for statement in part.iter().filter_map(|doc| replacement(doc)) {
                 updates.push(statement);
             }
-            let mut command =
-                rawdoc! {"update": ns.coll(), "ordered": false, "bypassDocumentValidation": true};
+            let mut command = rawdoc! {"update": ns.coll(), "ordered": false};
             command.append(cstr!("updates"), updates);
-            let reply = match self.target.write(ns, command).await {
+            let reply = match self.target.write(ns, command, Validation::Bypassed).await {
                 Err(error) if error.class == Class::Refused => {
                     let keys = part.iter().filter_map(|doc| Key::of(doc));
                     refused.extend(keys.map(|key| (key, Refusal { error: error.clone(), holder: None })));
@@ -363,16 +369,14 @@ impl Executor {
     }
 
     /// Before anything is written: what may be on the target from now on.
-    fn remember_sent(&mut self, head: u64) {
-        self.checkpoint.sent = self.checkpoint.sent.max(head);
-        self.store_checkpoint(CursorSync::Later);
-    }
-
-    /// Stores the checkpoint; a failure is said, and costs only more converging after a restart.
-    pub fn store_checkpoint(&self, sync: CursorSync) {
-        if let Err(error) = self.checkpoint.store(&self.log, sync) {
-            error!(%error, "the checkpoint cannot be stored");
+    fn remember_sent(&mut self, head: u64) -> Result<(), Stall> {
+        if self.checkpoint.sent >= head {
+            return Ok(());
         }
+        let sent = Checkpoint { sent: head, ..self.checkpoint };
+        sent.store(&self.log, CursorSync::Later).map_err(Stall::Log)?;
+        self.checkpoint = sent;
+        Ok(())
     }
 
     /// Looks at a namespace that is met for the first time: creates it on the target with the source's options.

@@ -32,8 +32,8 @@ use record::{Mark, Namespace, Record, RecordKind};
 pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_ms};
 pub use source::takes_unauthenticated_commands;
 pub use state::{DeadLetter, Desired, Dirty};
-use synclog::{Lsn, ReadError, SyncLog};
-pub use target::{OWN_DATABASE, Reply, WriteError};
+use synclog::{Lsn, ReadError, Reader, SyncLog};
+pub use target::{OWN_DATABASE, Reply, Validation, WriteError};
 use tokio_util::sync::CancellationToken;
 
 use checkpoint::Checkpoint;
@@ -124,9 +124,9 @@ pub fn recover(log: &SyncLog) -> Recovered {
 }
 
 fn look_through(log: &SyncLog, recovered: &mut Recovered) -> Result<(), String> {
-    let mut reader = log.reader(Lsn(recovered.checkpoint.resume)).map_err(|error| error.to_string())?;
+    let (mut reader, problem) = reader_at(log, recovered.checkpoint.resume)?;
     let mut open = BTreeMap::new();
-    let mut problem = Ok(());
+    let mut problem = problem.map_or(Ok(()), Err);
     loop {
         let raw = match reader.next() {
             Ok(Some(raw)) => raw,
@@ -155,6 +155,19 @@ fn look_through(log: &SyncLog, recovered: &mut Recovered) -> Result<(), String> 
     problem
 }
 
+/// A reader from `resume` on, or from behind the damage that is there, and what that was.
+fn reader_at(log: &SyncLog, resume: u64) -> Result<(Reader, Option<String>), String> {
+    match log.reader(Lsn(resume)) {
+        Ok(reader) => Ok((reader, None)),
+        Err(ReadError::Damaged { resume_at, .. }) if resume_at > Lsn(resume) => {
+            let problem = format!("damaged from record {resume} on");
+            let (reader, more) = reader_at(log, resume_at.0)?;
+            Ok((reader, more.or(Some(problem))))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// The running replicator.
 pub struct Replicator {
     pump: Pump,
@@ -170,9 +183,6 @@ pub enum StartError {
     /// `local.uri` cannot be used.
     #[error("local.uri cannot be used: {0}")]
     Source(ServerError),
-    /// `atlas.uri` cannot be used.
-    #[error("atlas.uri cannot be used: {0}")]
-    Target(ServerError),
     /// The log cannot be read from where it should go on.
     #[error("the sync log cannot be read: {0}")]
     Log(String),
@@ -210,7 +220,7 @@ impl Replicator {
         let (shared, inbox) = Shared::new(state, registry)?;
         shared.status_mut().applied = recovered.checkpoint.applied;
         let source = Source::new(&config.source_uri).await.map_err(StartError::Source)?;
-        let target = Target::new(&config.target_uri, &config.log_id).await.map_err(StartError::Target)?;
+        let target = Target::new(&config.target_uri, &config.log_id);
         let executor = Executor {
             source: source.clone(),
             target,
@@ -222,8 +232,7 @@ impl Replicator {
             max_retries: config.max_retries,
             known: HashMap::new(),
         };
-        let reader =
-            log.reader(Lsn(recovered.checkpoint.resume)).map_err(|e| StartError::Log(e.to_string()))?;
+        let (reader, _) = reader_at(&log, recovered.checkpoint.resume).map_err(StartError::Log)?;
         let recorder = Recorder { log: log.clone(), pending: config.pending.clone() };
         let pump = Pump::new(config, log, executor, reader);
         Ok(Replicator { pump, inbox, source, recorder, shared })

@@ -3,7 +3,8 @@
 //! Their operation may still run on mongod, so each stays in flight (its guard is held: whatever may touch the
 //! same documents is in doubt meanwhile) until mongod has lost the connection that it came by. Then an entry in
 //! doubt with the mark's touches goes into the log, and only then the guard is dropped.
-//! Where mongod does not show its connections, or a transaction outlives them, the namespace becomes dirty.
+//! Where mongod does not show its connections, or shows them under translated addresses, and where a transaction
+//! outlives them, the namespace becomes dirty.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tracing::{error, info, warn};
 use crate::Pending;
 use crate::error::{Class, ServerError};
 use crate::shared::{Shared, now_ms};
-use crate::source::Source;
+use crate::source::{Connections, Source};
 
 /// Between two looks at mongod's connections.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -82,9 +83,13 @@ pub(crate) async fn resolve(
     }
 }
 
-fn look(waiting: &mut Vec<Waiting>, connections: &HashSet<String>, log: &Recorder) {
+fn look(waiting: &mut Vec<Waiting>, connections: &Connections, log: &Recorder) {
     waiting.retain_mut(|one| {
-        one.absent = if connections.contains(&one.orphan.record.via) { 0 } else { one.absent + 1 };
+        let Some(there) = connections.has(&one.orphan.record.via) else {
+            warn!(mark = one.orphan.mark, "mongod sees this host under another address, so a write without a reply cannot be followed: its namespaces are dirty");
+            return !end(&one.orphan, true, log);
+        };
+        one.absent = if there { 0 } else { one.absent + 1 };
         if one.orphan.record.in_transaction {
             // The transaction may be committed over another connection; which, nobody here will see.
             warn!(

@@ -15,12 +15,11 @@ use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::error::{Class, ServerError};
+use crate::error::{Class, ServerError, UNAUTHORIZED};
 use crate::execute::{Executor, Followed, Stall, Tally};
-use crate::plan::queues;
+use crate::plan::{Unit, queues};
 use crate::shared::{Activity, Link, Order, Shared, Way, now_ms};
 use crate::state::Desired;
-use crate::target::Target;
 use crate::{Config, Miss};
 
 /// Waits after an error, in seconds; the last one is repeated.
@@ -57,6 +56,7 @@ pub(crate) struct Pump {
     cursor_synced: Instant,
     trimmed_to: u64,
     last_problem: Option<String>,
+    unreadable_now: bool,
     probed: Instant,
 }
 
@@ -93,6 +93,7 @@ impl Pump {
             cursor_synced: Instant::now(),
             trimmed_to: 0,
             last_problem: None,
+            unreadable_now: false,
             probed: Instant::now(),
         }
     }
@@ -122,16 +123,27 @@ impl Pump {
                 Step::Idle => self.config.idle_wait,
                 Step::Wait(wait) => wait,
             };
-            let appended = self.log.wait_appended(self.reader.position());
-            tokio::select! {
-                () = appended, if matches!(step, Step::Idle) && desired == Desired::Running => {}
-                () = tokio::time::sleep(wait) => {}
-                () = self.shared.changed() => {}
-                () = shutdown.cancelled() => {}
-            }
+            let follow = matches!(step, Step::Idle) && desired == Desired::Running;
+            self.wait(wait, follow, &shutdown).await;
         }
+        self.take_misses();
         self.park(CursorSync::Now);
         info!(applied = self.executor.checkpoint.applied, "worker parked at its checkpoint");
+    }
+
+    /// Until something happens, and at most for `wait`. What capture misses meanwhile is on disk within a second.
+    async fn wait(&mut self, wait: Duration, follow: bool, shutdown: &CancellationToken) {
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            self.take_misses();
+            let slice = until.min(tokio::time::Instant::now() + Duration::from_secs(1));
+            tokio::select! {
+                () = self.log.wait_appended(self.reader.position()), if follow => return,
+                () = tokio::time::sleep_until(slice) => if slice == until { return },
+                () = self.shared.changed() => return,
+                () = shutdown.cancelled() => return,
+            }
+        }
     }
 
     /// Not working: still shows how old the oldest pending entry is.
@@ -230,20 +242,23 @@ impl Pump {
 
     /// On the first run against this target: its collections with documents may differ from the source's.
     async fn look_at_target(&mut self) -> Result<(), ServerError> {
-        let fed_before = self.executor.target.remember_feed(&self.config.log_id).await?;
+        let target = &self.executor.target;
+        let fed_before = target.is_fed_by(&self.config.log_id).await?;
         let seen = self.shared.state().target_seen();
         if seen && fed_before {
             return Ok(());
         }
-        let there = self.executor.target.non_empty().await?;
+        let there = target.non_empty().await?;
         self.not_copied_yet(there, "the target had documents before dualsync came");
         if seen {
             // Another target than before, or one that was emptied: nothing of what was applied is on it.
             let here = self.executor.source.non_empty().await?;
             self.not_copied_yet(here, "the target is not the one that was fed before");
         }
-        self.shared.state().set_target_seen(true);
-        Ok(())
+        self.shared.state().set_target_seen();
+        self.save_state();
+        // Last, so that a crash before it only makes us look again.
+        self.executor.target.remember_feed(&self.config.log_id).await
     }
 
     fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
@@ -262,6 +277,9 @@ impl Pump {
         }
         if self.batch.entries.is_empty() {
             self.advance();
+            if self.unreadable_now {
+                return Ok(Step::Wait(Duration::from_secs(1)));
+            }
             self.probe().await?;
             let mut status = self.shared.status_mut();
             status.set_activity(Activity::Idle);
@@ -295,22 +313,39 @@ impl Pump {
         let mut tally = Tally::default();
         self.executor.batch_end = self.batch.end;
         for (ns, mut queue) in queues(self.batch.entries.clone()) {
-            if self.executor.prepare(&ns).await? == Followed::No {
-                queue.iter().for_each(|unit| tally.note(unit.entry, Way::Dirty));
-                continue;
-            }
-            while !queue.is_empty() {
-                let work = self.executor.planner.next(&ns, &queue);
-                let taken = work.taken.max(1);
-                self.executor.execute(&ns, work, &mut tally).await?;
-                drop(queue.drain(..taken));
+            match self.apply_to(&ns, &mut queue, &mut tally).await {
+                Err(Stall::Target(error)) if error.code == Some(UNAUTHORIZED) => {
+                    self.executor.make_dirty(&ns, "the target's user may not write to it");
+                    queue.iter().for_each(|unit| tally.note(unit.entry, Way::Dirty));
+                }
+                other => other?,
             }
         }
         Ok(tally)
     }
 
+    async fn apply_to(
+        &mut self,
+        ns: &Namespace,
+        queue: &mut VecDeque<Unit>,
+        tally: &mut Tally,
+    ) -> Result<(), Stall> {
+        if self.executor.prepare(ns).await? == Followed::No {
+            queue.iter().for_each(|unit| tally.note(unit.entry, Way::Dirty));
+            return Ok(());
+        }
+        while !queue.is_empty() {
+            let work = self.executor.planner.next(ns, queue);
+            let taken = work.taken.max(1);
+            self.executor.execute(ns, work, tally).await?;
+            drop(queue.drain(..taken));
+        }
+        Ok(())
+    }
+
     /// Reads records until `entries_max` entries, or enough bytes, are together.
     fn fill(&mut self, entries_max: usize) {
+        self.unreadable_now = false;
         let mut bytes = 0;
         while self.batch.entries.len() < entries_max && bytes < BATCH_BYTES_MAX {
             let raw = match self.reader.next() {
@@ -321,7 +356,10 @@ impl Pump {
                     self.unreadable(&error.to_string());
                     continue;
                 }
-                Err(error) => return self.unreadable(&error.to_string()), // asked again at the next turn
+                Err(error) => {
+                    self.unreadable_now = true; // asked again later
+                    return self.unreadable(&error.to_string());
+                }
             };
             bytes += raw.payload.len();
             self.batch.end = raw.lsn.next().0;
@@ -354,7 +392,9 @@ impl Pump {
 
     fn everything_dirty(&mut self, reason: &str) {
         self.executor.planner.set_everything_dirty();
-        self.shared.state().set_everything_dirty(reason, now_ms());
+        if self.shared.state().set_everything_dirty(reason, now_ms()) {
+            warn!(reason, "everything is dirty: only a full comparison can make it good");
+        }
         self.save_state();
     }
 
@@ -383,54 +423,37 @@ impl Pump {
     /// The disk may take its time: other tasks of this thread go on elsewhere meanwhile.
     fn park(&mut self, sync: CursorSync) {
         tokio::task::block_in_place(|| {
-            self.save_state();
-            self.executor.store_checkpoint(sync);
+            // A cursor that has passed what is not remembered as dirty would lose it.
+            if self.save_state()
+                && let Err(error) = self.executor.checkpoint.store(&self.log, sync)
+            {
+                error!(%error, "the checkpoint cannot be stored");
+            }
         });
     }
 
-    fn save_state(&self) {
-        if let Err(error) = self.shared.state().save() {
+    fn save_state(&self) -> bool {
+        let saved = self.shared.state().save();
+        if let Err(error) = &saved {
             error!(%error, "the replicator's state cannot be saved: check the log folder's disk and rights");
         }
+        saved.is_ok()
     }
 
     async fn stalled(&mut self, stall: Stall) -> Step {
         let wait = BACKOFF_SECONDS[self.failures.min(BACKOFF_SECONDS.len() - 1)];
         self.failures += 1;
-        let (error, server, activity) = match &stall {
-            Stall::Source(error) => (error, "source", Activity::WaitingForSource),
-            Stall::Target(error) => (error, "target", Activity::WaitingForTarget),
-        };
-        self.shared.count_stall(server);
-        let first = {
-            let mut status = self.shared.status_mut();
-            status.set_activity(activity);
-            status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
-            let link = if server == "source" { &mut status.source } else { &mut status.target };
-            let first = link.connected || link.last_error.is_none();
-            link.since_ms = if link.connected || link.since_ms == 0 { now_ms() } else { link.since_ms };
-            link.connected = false;
-            link.last_error = Some((error.to_string(), now_ms()));
-            first
-        };
-        if first {
-            let queued = self.config.pending.entries();
-            match (&stall, error.class) {
-                (_, Class::Identity) => {
-                    error!(%error, server, "refused: check the credentials and rights in the configuration");
-                }
-                (Stall::Target(_), _) => warn!(%error, "Atlas unavailable, {queued} operations queued"),
-                (Stall::Source(_), _) => {
-                    warn!(%error, "local mongod unavailable: check that it runs and local.uri")
-                }
-            }
+        match &stall {
+            Stall::Source(error) => self.lost(error, "source", Activity::WaitingForSource),
+            Stall::Target(error) => self.lost(error, "target", Activity::WaitingForTarget),
+            Stall::Log(error) => error!(%error, "nothing is sent while the checkpoint cannot be stored"),
         }
         self.connected = false;
         // Part of the batch may be on the target, whichever server failed: it is not replayed a second time.
         self.executor.planner.unknown_outcome(self.executor.checkpoint.sent);
         if matches!(&stall, Stall::Target(error) if error.class != Class::NotSent) {
             // What was sent may still land: new connections, and nothing is written until the old ones are gone.
-            self.renew_target().await;
+            self.executor.target.renew().await;
         }
         let wait_ms = wait * fastrand::u64(900..=1100);
         let mut status = self.shared.status_mut();
@@ -439,35 +462,57 @@ impl Pump {
         Step::Wait(Duration::from_millis(wait_ms))
     }
 
-    async fn renew_target(&mut self) {
-        match Target::new(&self.config.target_uri, &self.config.log_id).await {
-            Ok(target) => std::mem::replace(&mut self.executor.target, target).close().await,
-            Err(error) => warn!(%error, "new connections to the target cannot be prepared"),
+    /// Shows that a server is away; says it once.
+    fn lost(&self, error: &ServerError, server: &'static str, activity: Activity) {
+        self.shared.count_stall(server);
+        let first = {
+            let mut status = self.shared.status_mut();
+            status.set_activity(activity);
+            status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
+            let link = if server == "source" { &mut status.source } else { &mut status.target };
+            let first = link.connected || link.last_error.is_none();
+            link.since_ms = if first { now_ms() } else { link.since_ms };
+            link.connected = false;
+            link.last_error = Some((error.to_string(), now_ms()));
+            first
+        };
+        let queued = self.config.pending.entries();
+        match (server, error.class) {
+            _ if !first => {}
+            (_, Class::Identity) => {
+                error!(%error, server, "refused: check the credentials and rights in the configuration");
+            }
+            ("target", _) => warn!(%error, "Atlas unavailable, {queued} operations queued"),
+            _ => warn!(%error, "local mongod unavailable: check that it runs and local.uri"),
         }
     }
 
     async fn disconnect(&mut self) {
         if self.connected {
             self.connected = false;
-            self.renew_target().await;
+            self.executor.target.renew().await;
             self.shared.status_mut().target.connected = false;
         }
     }
 
     /// Writes that capture could not record.
     fn take_misses(&mut self) {
-        for miss in (self.config.misses)() {
+        let misses = (self.config.misses)();
+        for miss in &misses {
             match miss {
-                Miss::Everything(reason) => self.everything_dirty(&reason),
-                Miss::Namespace(ns, reason) => self.executor.make_dirty(&ns, &reason),
+                Miss::Everything(reason) => self.everything_dirty(reason),
+                Miss::Namespace(ns, reason) => self.executor.make_dirty(ns, reason),
             }
+        }
+        if !misses.is_empty() {
+            self.save_state();
         }
     }
 
     async fn obey(&mut self, order: Order) {
         match order {
             Order::Clear(answer) => {
-                let cleared = self.clear();
+                let cleared = tokio::task::block_in_place(|| self.clear());
                 let _ = answer.send(cleared); // who asked may be gone
             }
             Order::Retry(ids, answer) => {

@@ -13,7 +13,7 @@ use bson::{cstr, rawdoc};
 use record::{Key, Namespace, Op, Touch};
 
 use crate::plan::Unit;
-use crate::target::Reply;
+use crate::target::{Reply, Validation};
 
 /// One command carries at most this many bytes of statements; the server takes 16 MiB and a little
 /// (`wire-facts.md` 1.3), and one statement alone may be that large.
@@ -104,6 +104,11 @@ impl<'a> Command<'a> {
         self.ordered
     }
 
+    /// Whether it writes documents that a validator could look at.
+    pub fn validation(&self) -> Validation {
+        if self.kind == Kind::Delete { Validation::Asked } else { Validation::Bypassed }
+    }
+
     /// Its statements, in order.
     pub fn all(&self) -> &[&'a Unit] {
         &self.units
@@ -131,9 +136,6 @@ impl<'a> Command<'a> {
             }
         }
         command.append(cstr!("ordered"), self.ordered);
-        if self.kind != Kind::Delete {
-            command.append(cstr!("bypassDocumentValidation"), true);
-        }
         command
     }
 

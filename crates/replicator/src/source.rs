@@ -13,7 +13,7 @@ use mongodb::options::{ClientOptions, ServerAddress};
 use mongodb::{Client, Cursor};
 use record::{Key, Namespace};
 
-use crate::error::ServerError;
+use crate::error::{ServerError, UNAUTHORIZED};
 
 /// Longest wait for one answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -33,6 +33,23 @@ pub struct Portion {
     pub documents: Vec<RawDocumentBuf>,
     /// Whether what is not among them does not exist; else: ask again for the rest.
     pub complete: bool,
+}
+
+/// Who is connected to the source.
+#[derive(Debug)]
+pub struct Connections {
+    ends: HashSet<String>,
+    /// Our address as mongod sees it.
+    our_ip: Option<String>,
+}
+
+impl Connections {
+    /// Whether the connection whose near end is `via` is there. `None` when mongod sees this host under another
+    /// address (translated on the way), so that nothing can be said.
+    pub fn has(&self, via: &str) -> Option<bool> {
+        let (ip, _) = via.rsplit_once(':')?;
+        (self.our_ip.as_deref() == Some(ip)).then(|| self.ends.contains(via))
+    }
 }
 
 /// A collection as `listCollections` shows it.
@@ -132,8 +149,11 @@ impl Source {
         non_empty(&self.client).await
     }
 
-    /// The far ends (`ip:port`) of all connections that mongod knows. Needs the privilege `inprog`.
-    pub async fn connections(&self) -> Result<HashSet<String>, ServerError> {
+    /// The far ends of all connections that mongod knows. Needs the privilege `inprog`.
+    pub async fn connections(&self) -> Result<Connections, ServerError> {
+        let admin = self.client.database("admin");
+        let us = answer("whatsmyuri", admin.run_command(doc! {"whatsmyuri": 1})).await?;
+        let our_ip = us.get_str("you").ok().and_then(|end| end.rsplit_once(':')).map(|(ip, _)| ip.to_owned());
         let command = rawdoc! {
             "aggregate": 1,
             "pipeline": [
@@ -149,7 +169,7 @@ impl Source {
                 ends.insert(client.to_owned());
             }
         }
-        Ok(ends)
+        Ok(Connections { ends, our_ip })
     }
 
     async fn cursor(&self, db: &str, command: RawDocumentBuf) -> Result<Cursor<RawDocumentBuf>, ServerError> {
@@ -229,7 +249,6 @@ pub(crate) async fn non_empty(client: &Client) -> Result<Vec<Namespace>, ServerE
 
 /// Whether the server lets a stranger see its databases.
 pub async fn takes_unauthenticated_commands(hosts: &[(String, u16)]) -> Result<bool, ServerError> {
-    const UNAUTHORIZED: i32 = 13;
     let addresses =
         hosts.iter().map(|(host, port)| ServerAddress::Tcp { host: host.clone(), port: Some(*port) });
     let mut options = ClientOptions::builder().hosts(addresses.collect::<Vec<_>>()).build();

@@ -162,10 +162,10 @@ impl State {
         self.content.target_seen
     }
 
-    /// The target has been looked at, or must be again.
-    pub fn set_target_seen(&mut self, seen: bool) {
-        self.changed |= self.content.target_seen != seen;
-        self.content.target_seen = seen;
+    /// The target has been looked at.
+    pub fn set_target_seen(&mut self) {
+        self.content.target_seen = true;
+        self.changed = true;
     }
 
     /// The dirty namespaces.
@@ -189,13 +189,15 @@ impl State {
         new
     }
 
-    /// Makes everything dirty.
-    pub fn set_everything_dirty(&mut self, reason: &str, now_ms: u64) {
-        if self.content.everything_dirty.is_none() {
+    /// Makes everything dirty; says whether it was not before.
+    pub fn set_everything_dirty(&mut self, reason: &str, now_ms: u64) -> bool {
+        let new = self.content.everything_dirty.is_none();
+        if new {
             let dirty = Dirty { reason: reason.to_owned(), since_ms: now_ms, not_copied_yet: false };
             self.content.everything_dirty = Some(dirty);
             self.changed = true;
         }
+        new
     }
 
     /// The dead letters, oldest first.

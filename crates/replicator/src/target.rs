@@ -9,6 +9,7 @@
 //! Chosen against session ids that survive a restart: driver 3.9 adds its own `lsid` to every command and the
 //! server refuses a second one (40413), so a session cannot be resumed by a later process.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
@@ -16,14 +17,19 @@ use bson::{Bson, Document, doc, rawdoc};
 use mongodb::Client;
 use mongodb::options::ClientOptions;
 use record::Namespace;
-use tracing::warn;
+use tokio::sync::OnceCell;
+use tracing::{info, warn};
 
-use crate::error::{Class, ServerError};
+use crate::error::{Class, ServerError, UNAUTHORIZED, without_values};
 use crate::source::{self, Collection, answer, cursor, next};
 
 /// The database on the target that holds dualsync's own state.
 pub const OWN_DATABASE: &str = "__dualsync";
 
+/// A filter that takes longer to look up is left to a full comparison. Less than the wait for any answer.
+const CANDIDATES_MS_MAX: i64 = 45_000;
+/// "Time limit exceeded": the code of a look-up that took longer.
+pub const TIME_LIMIT_EXCEEDED: i32 = 50;
 /// Between two looks at the target's connections.
 const FENCE_INTERVAL: Duration = Duration::from_millis(100);
 /// Where the server does not show its connections: how long a late command may take.
@@ -31,10 +37,23 @@ const FENCE_BLIND_WAIT: Duration = Duration::from_secs(10);
 
 /// The server that is kept equal. One generation of connections; made anew after an unknown outcome.
 pub struct Target {
-    client: Client,
+    uri: String,
+    /// Made at first use: an address that cannot be resolved now stops nothing, and a stopped worker has none.
+    client: OnceCell<Client>,
     /// Begins the application name of all generations.
     name: String,
     generation: String,
+    /// Whether the user may write past validators, as far as known.
+    bypass: AtomicBool,
+}
+
+/// Whether validators of the target are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validation {
+    /// As the server does by itself.
+    Asked,
+    /// The source has taken the documents already; needs the right `bypassDocumentValidation`.
+    Bypassed,
 }
 
 /// What a write command answered.
@@ -64,31 +83,50 @@ pub struct WriteError {
 }
 
 impl Target {
-    /// Prepares connections of a new generation; none is made yet. `log_id` names the log that feeds the target.
-    pub async fn new(uri: &str, log_id: &str) -> Result<Target, ServerError> {
-        let mut options = ClientOptions::parse(uri).await?;
+    /// A new generation, without connections yet. `log_id` names the log that feeds the target.
+    pub fn new(uri: &str, log_id: &str) -> Target {
         let name = format!("dualsync {log_id}");
         let generation = format!("{name} {:016x}", fastrand::u64(..));
-        options.app_name = Some(generation.clone());
-        options.server_selection_timeout = Some(Duration::from_secs(5));
-        options.connect_timeout = Some(Duration::from_secs(10));
-        options.max_pool_size = Some(8);
-        Ok(Target { client: Client::with_options(options)?, name, generation })
+        Target {
+            uri: uri.to_owned(),
+            client: OnceCell::new(),
+            name,
+            generation,
+            bypass: AtomicBool::new(true),
+        }
     }
 
-    /// Ends all connections of this generation.
-    pub async fn close(self) {
-        self.client.shutdown().immediate(true).await;
+    async fn client(&self) -> Result<&Client, ServerError> {
+        let connect = async || {
+            let mut options = ClientOptions::parse(&self.uri).await?;
+            options.app_name = Some(self.generation.clone());
+            options.server_selection_timeout = Some(Duration::from_secs(5));
+            options.connect_timeout = Some(Duration::from_secs(10));
+            options.max_pool_size = Some(8);
+            Ok(Client::with_options(options)?)
+        };
+        self.client.get_or_try_init(connect).await
+    }
+
+    /// The next generation of the same target; all connections of this one are ended.
+    pub async fn renew(&mut self) {
+        let generation = format!("{} {:016x}", self.name, fastrand::u64(..));
+        let (uri, name) = (self.uri.clone(), self.name.clone());
+        let bypass = AtomicBool::new(true);
+        let next = Target { uri, client: OnceCell::new(), name, generation, bypass };
+        if let Some(client) = std::mem::replace(self, next).client.into_inner() {
+            client.shutdown().immediate(true).await;
+        }
     }
 
     /// Whether it answers, and its `hello`.
     pub async fn hello(&self) -> Result<Document, ServerError> {
-        answer("hello", self.client.database("admin").run_command(doc! {"hello": 1})).await
+        answer("hello", self.client().await?.database("admin").run_command(doc! {"hello": 1})).await
     }
 
     /// The server's version.
     pub async fn version(&self) -> Result<String, ServerError> {
-        source::version(&self.client).await
+        source::version(self.client().await?).await
     }
 
     /// Waits until no command of an earlier generation can land any more.
@@ -124,7 +162,7 @@ impl Target {
             ],
             "cursor": {},
         };
-        let mut cursor = cursor(&self.client, "admin", command).await?;
+        let mut cursor = cursor(self.client().await?, "admin", command).await?;
         let mut count = 0;
         while next(&mut cursor).await?.is_some() {
             count += 1;
@@ -133,12 +171,33 @@ impl Target {
     }
 
     /// Sends a write command (without its write concern) and reads what it did.
-    pub async fn write(&self, ns: &Namespace, mut command: RawDocumentBuf) -> Result<Reply, ServerError> {
+    pub async fn write(
+        &self,
+        ns: &Namespace,
+        command: RawDocumentBuf,
+        validation: Validation,
+    ) -> Result<Reply, ServerError> {
+        if validation == Validation::Bypassed && self.bypass.load(Ordering::Relaxed) {
+            let mut past = command.clone();
+            past.append(bson::cstr!("bypassDocumentValidation"), true);
+            match self.send(ns, past).await {
+                Err(error) if error.code == Some(UNAUTHORIZED) => {
+                    info!(%ns, "the target's user may not write past validators (grant dbAdminAnyDatabase), so they are asked");
+                    self.bypass.store(false, Ordering::Relaxed);
+                }
+                other => return other,
+            }
+        }
+        self.send(ns, command).await
+    }
+
+    async fn send(&self, ns: &Namespace, mut command: RawDocumentBuf) -> Result<Reply, ServerError> {
         command.append(bson::cstr!("writeConcern"), rawdoc! {"w": "majority"});
-        let reply = answer("a write", self.client.database(ns.db()).run_raw_command(command)).await?;
+        let reply =
+            answer("a write", self.client().await?.database(ns.db()).run_raw_command(command)).await?;
         if let Ok(concern) = reply.get_document("writeConcernError") {
             // Done, but perhaps not for good: as if we did not know.
-            let message = concern.get_str("errmsg").unwrap_or("write concern not met").to_owned();
+            let message = without_values(concern.get_str("errmsg").unwrap_or("write concern not met"));
             let code = concern.get_i32("code").ok();
             return Err(ServerError { class: Class::Unknown, code, message });
         }
@@ -157,13 +216,14 @@ impl Target {
         let mut find = rawdoc! {"find": ns.coll(), "projection": {"_id": 1}, "batchSize": 10_000};
         find.append(bson::cstr!("filter"), filter.as_ref());
         find.append(bson::cstr!("limit"), i64::try_from(max).unwrap_or(i64::MAX));
+        find.append(bson::cstr!("maxTimeMS"), CANDIDATES_MS_MAX);
         if let Some(collation) = collation {
             find.append(bson::cstr!("collation"), collation.as_ref());
         }
         if let Some(variables) = variables {
             find.append(bson::cstr!("let"), variables.as_ref());
         }
-        let mut cursor = cursor(&self.client, ns.db(), find).await?;
+        let mut cursor = cursor(self.client().await?, ns.db(), find).await?;
         let mut ids = Vec::new();
         while let Some(id) = next(&mut cursor).await? {
             ids.push(id);
@@ -183,12 +243,12 @@ impl Target {
 
     /// The collection's kind and options; `None` when it does not exist.
     pub async fn collection(&self, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
-        source::collection(&self.client, ns).await
+        source::collection(self.client().await?, ns).await
     }
 
     /// The collections that hold at least one document.
     pub async fn non_empty(&self) -> Result<Vec<Namespace>, ServerError> {
-        source::non_empty(&self.client).await
+        source::non_empty(self.client().await?).await
     }
 
     /// Creates a collection with these options; one that exists is left as it is.
@@ -200,21 +260,29 @@ impl Target {
             create.append(name, value);
         }
         create.append(bson::cstr!("writeConcern"), rawdoc! {"w": "majority"});
-        match answer("create", self.client.database(ns.db()).run_raw_command(create)).await {
+        match answer("create", self.client().await?.database(ns.db()).run_raw_command(create)).await {
             Err(error) if error.code == Some(NAMESPACE_EXISTS) => Ok(()),
             other => other.map(|_| ()),
         }
     }
 
-    /// Notes on the target that this log feeds it; says whether it was noted before.
-    pub async fn remember_feed(&self, log_id: &str) -> Result<bool, ServerError> {
+    /// Whether this log has fed the target before.
+    pub async fn is_fed_by(&self, log_id: &str) -> Result<bool, ServerError> {
+        Ok(!self.candidates(&feeds(), &rawdoc! {"_id": log_id}, None, None, 1).await?.is_empty())
+    }
+
+    /// Notes on the target that this log feeds it.
+    pub async fn remember_feed(&self, log_id: &str) -> Result<(), ServerError> {
         let command = rawdoc! {
             "update": "feeds",
             "updates": [{"q": {"_id": log_id}, "u": {"$setOnInsert": {"since": bson::DateTime::now()}}, "upsert": true}],
         };
-        let reply = self.write(&Namespace::new(OWN_DATABASE, "feeds"), command).await?;
-        Ok(reply.upserted == 0)
+        self.write(&feeds(), command, Validation::Asked).await.map(|_| ())
     }
+}
+
+fn feeds() -> Namespace {
+    Namespace::new(OWN_DATABASE, "feeds")
 }
 
 fn read_reply(reply: &Document) -> Reply {
