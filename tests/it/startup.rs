@@ -145,9 +145,7 @@ async fn secrets_are_never_shown() -> Result<()> {
         .await?;
     let orders = dualsync.client().await?.database("shop").collection::<Document>("orders");
     orders.insert_one(doc! {"_id": 1}).await?;
-    let said = dualsync.wait_for_log("check the credentials", Duration::from_secs(15)).await;
-    println!("{}", dualsync.log_lines().join("\n"));
-    said?;
+    dualsync.wait_for_log("check the credentials", Duration::from_secs(15)).await?;
     let mut shown = dualsync.log_lines().join("\n");
     for path in ["/metrics", "/api/sync/health", "/"] {
         shown += &dualsync.request("GET", path, None, None).await?.body;
@@ -159,7 +157,6 @@ async fn secrets_are_never_shown() -> Result<()> {
         let at = shown.find(secret).map(|at| &shown[at.saturating_sub(300)..at]);
         ensure!(at.is_none(), "a secret is shown behind: {at:?}");
     }
-    ensure!(shown.contains("somebody"), "the user's name may be shown, and helps");
 
     let uri = with_password("mongodb://127.0.0.1:notaport/".to_owned());
     let ended = Dualsync::builder(BIN).local(&uri).atlas(&uri).run_to_end(QUICK).await?;

@@ -1,1 +1,142 @@
-//! writes
+//! Every shape of a write reaches the target, by the way that is meant for it.
+//!
+//! A shape has a collection of its own. After each, the entries that were replayed, converged and left to a full
+//! comparison are counted; at the end both sides are compared, all but the namespaces that are dirty by intention.
+
+mod client;
+mod sessions;
+mod shapes;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, ensure};
+use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf, cstr};
+use bson::{Document, doc};
+use mongodb::Database;
+use serde_json::Value;
+use testkit::{Builder, compare};
+
+use crate::support::{DRAIN_MAX, Source, Stage};
+
+/// Entries that were replayed, converged, and made their namespace dirty.
+type Ways = [u64; 3];
+
+/// Some commands on a collection of their own, and the way that they take.
+struct Shape {
+    name: &'static str,
+    /// What is there before, written through the proxy as well.
+    before: Vec<RawDocumentBuf>,
+    run: Vec<RawDocumentBuf>,
+    /// How the entries of `run` reach the target.
+    ways: Ways,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_shape_on_a_standalone() -> Result<()> {
+    let stage = stage(Source::standalone().await?).await?;
+    every_shape(&stage).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_shape_on_a_replica_set() -> Result<()> {
+    let stage = stage(Source::replica_set().await?).await?;
+    every_shape(&stage).await
+}
+
+async fn stage(source: Source) -> Result<Stage> {
+    let quiet = |builder: Builder| builder.expect_warning("namespace is dirty").env("SYNC_WORKER_INTERVAL", "20");
+    Stage::start_with(source, quiet).await
+}
+
+async fn every_shape(stage: &Stage) -> Result<()> {
+    let client = stage.dualsync.client().await?;
+    let database = client.database(DB);
+    let mut failures = Vec::new();
+    for shape in shapes::all() {
+        if let Err(error) = run(stage, &database, &shape).await {
+            failures.push(format!("{}: {error:#}", shape.name));
+        }
+    }
+    let intended = shapes::all().iter().filter(|shape| shape.ways[2] > 0).count();
+    if let Err(error) = equal_but_for_dirty(stage, intended).await {
+        failures.push(format!("{error:#}"));
+    }
+    println!("{}", failures.join("\n"));
+    ensure!(failures.is_empty(), "{} shapes failed", failures.len());
+    Ok(())
+}
+
+async fn run(stage: &Stage, database: &Database, shape: &Shape) -> Result<()> {
+    for command in &shape.before {
+        let reply = database.run_raw_command(on(command, shape.name)?).await.context("before")?;
+        ensure!(!reply.contains_key("writeErrors"), "before: {reply}");
+    }
+    stage.dualsync.wait_drained(DRAIN_MAX).await?;
+    let before = ways(stage).await?;
+    for command in &shape.run {
+        // Some are meant to fail, wholly or in part.
+        let reply = database.run_raw_command(on(command, shape.name)?).await;
+        println!("{}: {reply:?}", shape.name);
+    }
+    stage.dualsync.wait_drained(DRAIN_MAX).await?;
+    let after = ways(stage).await?;
+    let taken: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    ensure!(taken == shape.ways, "replayed, converged, dirty: {taken:?}, expected {:?}", shape.ways);
+    Ok(())
+}
+
+/// The command with its collection's name, where the table leaves it empty.
+fn on(command: &RawDocument, name: &str) -> Result<RawDocumentBuf> {
+    let mut named = RawDocumentBuf::new();
+    for field in command {
+        match field? {
+            (key, RawBsonRef::String("")) => named.append(key, name),
+            (key, value) => named.append(key, value),
+        }
+    }
+    Ok(named)
+}
+
+async fn ways(stage: &Stage) -> Result<Ways> {
+    let metrics: BTreeMap<String, f64> = stage.dualsync.metrics().await?;
+    let way = |way: &str| metrics.get(&format!("dualsync_entries_total{{way=\"{way}\"}}")).copied();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Ok(["replayed", "converged", "dirty"].map(|name| way(name).unwrap_or(f64::NAN) as u64))
+}
+
+/// Both sides are equal but for the namespaces that the report calls dirty; there are `intended` of those.
+async fn equal_but_for_dirty(stage: &Stage, intended: usize) -> Result<()> {
+    stage.dualsync.wait_drained(DRAIN_MAX).await?;
+    let report = stage.dualsync.report().await?;
+    let dirty = names(&report["namespaces"]["dirty"]);
+    let source = stage.source.client().await?;
+    let mut comparison = compare::databases(&source, &stage.target.client().await?).await?;
+    comparison.collections.retain(|name, _| !dirty.contains(name));
+    ensure!(comparison.equal(), "source and target differ:\n{comparison}");
+    ensure!(dirty.len() == intended, "{intended} namespaces should be dirty: {dirty:?}");
+    ensure!(report["counts"]["deadLetters"] == 0, "there are dead letters: {report:#}");
+    ensure!(names(&report["namespaces"]["notCopiedYet"]).is_empty(), "{report:#}");
+    Ok(())
+}
+
+fn names(namespaces: &Value) -> BTreeSet<String> {
+    let namespaces = namespaces.as_array().into_iter().flatten();
+    namespaces.filter_map(|it| it["namespace"].as_str().map(ToOwned::to_owned)).collect()
+}
+
+/// What one statement over `collection` finds, on the target.
+async fn on_target(stage: &Stage, collection: &str, filter: Document) -> Result<Option<Document>> {
+    let client = stage.target.client().await?;
+    Ok(client.database(DB).collection::<Document>(collection).find_one(filter).await?)
+}
+
+/// The reason for which a namespace is dirty.
+async fn dirty_reason(stage: &Stage, collection: &str) -> Result<Option<String>> {
+    let report = stage.dualsync.report().await?;
+    let all = report["namespaces"]["dirty"].as_array().cloned().unwrap_or_default();
+    let name = format!("{DB}.{collection}");
+    let found = all.iter().find(|it| it["namespace"] == name.as_str());
+    Ok(found.and_then(|it| it["reason"].as_str().map(ToOwned::to_owned)))
+}
+
+const DB: &str = "writes";

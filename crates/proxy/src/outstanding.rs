@@ -110,9 +110,10 @@ impl<W> Outstanding<W> {
         self.requests.len() >= OUTSTANDING_MAX
     }
 
-    /// Whether a reply is owed to somebody; streams are not counted, for they may never end.
+    /// Whether a reply is owed to somebody. Streams are not counted: they may never end, and the first reply of a
+    /// driver's monitor may take as long as its heartbeat, 10 s.
     pub(crate) fn owes_reply(&self) -> bool {
-        self.requests.iter().any(|request| request.stream.is_none())
+        self.requests.iter().any(|request| !request.may_stream)
     }
 
     /// Whether a captured write is under way that will come to an end: one behind a stream may never.
@@ -237,6 +238,7 @@ mod tests {
     fn a_stream_is_not_owed() {
         let mut list = Outstanding::<()>::new();
         list.request(1, ReplyTo::Plain, true);
+        assert!(!list.owes_reply());
         list.settle(&reply(7, 1), true);
         assert!(!list.owes_reply());
     }

@@ -8,6 +8,7 @@
 //! and `target.rs`, `checkpoint.rs` and `state.rs` remember.
 
 mod checkpoint;
+mod converge;
 mod error;
 mod execute;
 mod orphans;

@@ -6,6 +6,9 @@
 //!
 //! Not here: deciding (`plan.rs`), doing (`execute.rs`).
 
+mod connect;
+mod orders;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -15,22 +18,17 @@ use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::error::{Class, ServerError, UNAUTHORIZED};
+use crate::error::UNAUTHORIZED;
 use crate::execute::{Executor, Followed, Stall, Tally};
 use crate::plan::{Unit, queues};
-use crate::shared::{Activity, Link, Order, Shared, Way, now_ms};
+use crate::shared::{Activity, Order, Shared, Way, now_ms};
 use crate::state::Desired;
 use crate::{Config, Miss};
 
-/// Waits after an error, in seconds; the last one is repeated.
-const BACKOFF_SECONDS: [u64; 5] = [1, 5, 15, 30, 60];
 /// A batch is closed when its entries are this large: memory, and the time until it is done.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// The cursor reaches the disk at least this often, so that segments can go.
 const CURSOR_SYNC_INTERVAL: Duration = Duration::from_millis(300);
-
-/// Both servers are asked at least this often, also when there is nothing to do.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Entries that are not applied yet, in the log's order.
 #[derive(Default)]
@@ -171,104 +169,6 @@ impl Pump {
             }
             Err(stall) => self.stalled(stall).await,
         }
-    }
-
-    /// Makes sure of both servers: what had documents before is dirty, no late command can land.
-    async fn connect(&mut self) -> Result<(), Stall> {
-        if self.connected {
-            return Ok(());
-        }
-        self.shared.status_mut().set_activity(Activity::Connecting);
-        let here = self.executor.source.hello().await.map_err(Stall::Source)?;
-        let version = self.executor.source.version().await.map_err(Stall::Source)?;
-        self.link_up(&here, version, |status| &mut status.source, "local connected");
-        self.look_at_source().await.map_err(Stall::Source)?;
-        let hello = self.executor.target.hello().await.map_err(Stall::Target)?;
-        if process(&here).is_some() && process(&here) == process(&hello) {
-            return Err(Stall::Target(ServerError {
-                class: Class::Identity,
-                code: None,
-                message: "atlas.uri and local.uri lead to the same server: nothing is replicated to itself"
-                    .to_owned(),
-            }));
-        }
-        let version = self.executor.target.version().await.map_err(Stall::Target)?;
-        self.executor.target.fence().await.map_err(Stall::Target)?;
-        self.look_at_target().await.map_err(Stall::Target)?;
-        self.link_up(&hello, version, |status| &mut status.target, "Atlas connected (backup)");
-        self.connected = true;
-        self.probed = Instant::now();
-        Ok(())
-    }
-
-    /// Nothing to do: notices all the same when a server goes away.
-    async fn probe(&mut self) -> Result<(), Stall> {
-        if self.probed.elapsed() >= PROBE_INTERVAL {
-            self.executor.source.hello().await.map_err(Stall::Source)?;
-            self.executor.target.hello().await.map_err(Stall::Target)?;
-            self.probed = Instant::now();
-        }
-        Ok(())
-    }
-
-    fn link_up(
-        &self,
-        hello: &bson::Document,
-        version: String,
-        link: fn(&mut crate::Status) -> &mut Link,
-        words: &'static str,
-    ) {
-        let mut status = self.shared.status_mut();
-        let link = link(&mut status);
-        link.topology = hello.get_str("setName").unwrap_or("standalone").to_owned();
-        link.version = version;
-        if !link.connected {
-            link.connected = true;
-            link.since_ms = now_ms();
-            info!(topology = %link.topology, version = %link.version, "{words}");
-        }
-    }
-
-    /// On the first run: the source's collections with documents are not on the target.
-    pub(crate) async fn look_at_source(&mut self) -> Result<(), ServerError> {
-        if self.shared.state().source_seen() {
-            return Ok(());
-        }
-        let before = self.executor.source.non_empty().await?;
-        self.not_copied_yet(before, "had documents before dualsync came");
-        self.shared.state().set_source_seen();
-        Ok(())
-    }
-
-    /// On the first run against this target: its collections with documents may differ from the source's.
-    async fn look_at_target(&mut self) -> Result<(), ServerError> {
-        let target = &self.executor.target;
-        let fed_before = target.is_fed_by(&self.config.log_id).await?;
-        let seen = self.shared.state().target_seen();
-        if seen && fed_before {
-            return Ok(());
-        }
-        let there = target.non_empty().await?;
-        self.not_copied_yet(there, "the target had documents before dualsync came");
-        if seen {
-            // Another target than before, or one that was emptied: nothing of what was applied is on it.
-            let here = self.executor.source.non_empty().await?;
-            self.not_copied_yet(here, "the target is not the one that was fed before");
-        }
-        self.shared.state().set_target_seen();
-        self.save_state();
-        // Last, so that a crash before it only makes us look again.
-        self.executor.target.remember_feed(&self.config.log_id).await
-    }
-
-    fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
-        for ns in namespaces {
-            self.executor.planner.set_dirty(&ns);
-            if self.shared.state().set_dirty(&ns, reason, true, now_ms()) {
-                warn!(%ns, reason, "namespace is not copied yet");
-            }
-        }
-        self.save_state();
     }
 
     async fn next_batch(&mut self) -> Result<Step, Stall> {
@@ -440,61 +340,6 @@ impl Pump {
         saved.is_ok()
     }
 
-    async fn stalled(&mut self, stall: Stall) -> Step {
-        let wait = BACKOFF_SECONDS[self.failures.min(BACKOFF_SECONDS.len() - 1)];
-        self.failures += 1;
-        match &stall {
-            Stall::Source(error) => self.lost(error, "source", Activity::WaitingForSource),
-            Stall::Target(error) => self.lost(error, "target", Activity::WaitingForTarget),
-            Stall::Log(error) => error!(%error, "nothing is sent while the checkpoint cannot be stored"),
-        }
-        self.connected = false;
-        // Part of the batch may be on the target, whichever server failed: it is not replayed a second time.
-        self.executor.planner.unknown_outcome(self.executor.checkpoint.sent);
-        if matches!(&stall, Stall::Target(error) if error.class != Class::NotSent) {
-            // What was sent may still land: new connections, and nothing is written until the old ones are gone.
-            self.executor.target.renew().await;
-        }
-        let wait_ms = wait * fastrand::u64(900..=1100);
-        let mut status = self.shared.status_mut();
-        status.attempt = u32::try_from(self.failures).unwrap_or(u32::MAX);
-        status.next_try_ms = Some(now_ms() + wait_ms);
-        Step::Wait(Duration::from_millis(wait_ms))
-    }
-
-    /// Shows that a server is away; says it once.
-    fn lost(&self, error: &ServerError, server: &'static str, activity: Activity) {
-        self.shared.count_stall(server);
-        let first = {
-            let mut status = self.shared.status_mut();
-            status.set_activity(activity);
-            status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
-            let link = if server == "source" { &mut status.source } else { &mut status.target };
-            let first = link.connected || link.last_error.is_none();
-            link.since_ms = if first { now_ms() } else { link.since_ms };
-            link.connected = false;
-            link.last_error = Some((error.to_string(), now_ms()));
-            first
-        };
-        let queued = self.config.pending.entries();
-        match (server, error.class) {
-            _ if !first => {}
-            (_, Class::Identity) => {
-                error!(%error, server, "refused: check the credentials and rights in the configuration");
-            }
-            ("target", _) => warn!(%error, "Atlas unavailable, {queued} operations queued"),
-            _ => warn!(%error, "local mongod unavailable: check that it runs and local.uri"),
-        }
-    }
-
-    async fn disconnect(&mut self) {
-        if self.connected {
-            self.connected = false;
-            self.executor.target.renew().await;
-            self.shared.status_mut().target.connected = false;
-        }
-    }
-
     /// Writes that capture could not record.
     fn take_misses(&mut self) {
         let misses = (self.config.misses)();
@@ -508,98 +353,4 @@ impl Pump {
             self.save_state();
         }
     }
-
-    async fn obey(&mut self, order: Order) {
-        match order {
-            Order::Clear(answer) => {
-                let cleared = tokio::task::block_in_place(|| self.clear());
-                let _ = answer.send(cleared); // who asked may be gone
-            }
-            Order::Retry(ids, answer) => {
-                let tried = self.retry(&ids).await;
-                let _ = answer.send(tried);
-            }
-            Order::Discard(ids, answer) => {
-                let discarded = self.discard(&ids);
-                let _ = answer.send(discarded);
-            }
-        }
-    }
-
-    fn clear(&mut self) -> u64 {
-        let head = self.log.head().0;
-        let mut cleared = 0;
-        loop {
-            for entry in std::mem::take(&mut self.batch.entries) {
-                cleared += 1;
-                for effect in &entry.effects {
-                    self.executor
-                        .make_dirty(&effect.target.ns, "its pending entries were cleared on request");
-                }
-                self.shared.count_entry(Way::Dirty, false, 0);
-            }
-            let before = self.reader.position();
-            if before.0 >= head {
-                break;
-            }
-            self.fill(self.config.batch_entries_max);
-            if self.reader.position() == before {
-                break; // it cannot be read now; everything is dirty
-            }
-        }
-        self.config.pending.done(cleared);
-        self.advance();
-        warn!(entries = cleared, "pending entries cleared on request, their namespaces are dirty");
-        cleared
-    }
-
-    async fn retry(&mut self, ids: &[u64]) -> u64 {
-        let mut by_namespace: VecDeque<(Namespace, crate::plan::Converge)> = VecDeque::new();
-        let mut tried = 0;
-        for letter in self.shared.dead_letters() {
-            if !(ids.is_empty() || ids.contains(&letter.id)) {
-                continue;
-            }
-            let (ns, Some(key)) = (Namespace::parse(&letter.namespace), letter.key()) else { continue };
-            tried += 1;
-            match by_namespace.iter_mut().find(|(name, _)| *name == ns) {
-                Some((_, converge)) => converge.keys.push(key),
-                None => by_namespace
-                    .push_back((ns, crate::plan::Converge { keys: vec![key], ..Default::default() })),
-            }
-        }
-        for (ns, converge) in by_namespace {
-            if !self.connected {
-                break; // they stay; the answer says how many were meant
-            }
-            if let Err(stall) = self.executor.converge(&ns, &converge).await {
-                let _ = self.stalled(stall).await;
-            }
-        }
-        self.save_state();
-        tried
-    }
-
-    fn discard(&mut self, ids: &[u64]) -> u64 {
-        let mut discarded = 0;
-        for letter in self.shared.dead_letters() {
-            if !(ids.is_empty() || ids.contains(&letter.id)) {
-                continue;
-            }
-            let ns = Namespace::parse(&letter.namespace);
-            if let Some(key) = letter.key() {
-                self.shared.state().remove_dead_letter(&ns, &key);
-                self.executor.planner.clear_dead(&ns, &key);
-            }
-            self.executor.make_dirty(&ns, "a dead letter of it was discarded on request");
-            discarded += 1;
-        }
-        self.save_state();
-        discarded
-    }
-}
-
-/// Names the server process: two connections to one server show the same.
-fn process(hello: &bson::Document) -> Option<bson::oid::ObjectId> {
-    hello.get_document("topologyVersion").ok()?.get_object_id("processId").ok()
 }
