@@ -89,6 +89,7 @@ async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Syn
     let misses = capture.clone();
     let settings = replicator::Config {
         source_uri: config.local.uri.expose().to_owned(),
+        upstream: upstream(config)?,
         target_uri: atlas.expose().to_owned(),
         log_id: log.id().iter().map(|byte| format!("{byte:02x}")).collect(),
         dir: config.log.dir.clone(),
@@ -102,7 +103,9 @@ async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Syn
         Replicator::new(settings, log.clone(), &recovered, recovery.gap.clone(), registry).await?;
     match tokio::time::timeout(FIRST_LOOK_MAX, replicator.look_at_source()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(%error, "local mongod unavailable: check that it runs and local.uri"),
+        Ok(Err(error)) => {
+            warn!(%error, "local mongod unavailable: check that it runs, and local.uri with its credentials")
+        }
         Err(_) => warn!("local mongod does not answer: check that it runs and local.uri"),
     }
     let shared = replicator.shared();
@@ -127,6 +130,8 @@ struct Running {
     proxy: JoinHandle<()>,
     admin: JoinHandle<()>,
     replicator: Option<JoinHandle<()>>,
+    /// Open until the last session has ended: what is still under way then is found by its mark at the next start.
+    orphans: mpsc::Receiver<capture::Orphan>,
     stop_proxy: CancellationToken,
     stop_replicator: CancellationToken,
     stop_admin: CancellationToken,
@@ -145,19 +150,20 @@ impl Running {
             proxy: tokio::spawn(listener.run(CancellationToken::clone(&stop_proxy))),
             admin: tokio::spawn(admin.run(CancellationToken::clone(&stop_admin))),
             replicator: replicator.map(|it| tokio::spawn(it.run(CancellationToken::clone(&stop_replicator)))),
+            orphans,
             program,
             stop_proxy,
             stop_replicator,
             stop_admin,
         };
         running.program.ready.store(true, Ordering::Release);
-        let ended = running.until_told(orphans).await;
+        let ended = running.until_told().await;
         running.stop().await;
         ended
     }
 
     /// Returns at a signal; an error when the proxy has died.
-    async fn until_told(&mut self, mut orphans: mpsc::Receiver<capture::Orphan>) -> anyhow::Result<()> {
+    async fn until_told(&mut self) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
         let mut tick = tokio::time::interval(TICK);
@@ -165,7 +171,7 @@ impl Running {
             tokio::select! {
                 _ = terminate.recv() => { info!("SIGTERM: ending in order"); return Ok(()) }
                 _ = interrupt.recv() => { info!("Ctrl-C: ending in order"); return Ok(()) }
-                Some(orphan) = orphans.recv() => self.program.hand_on(orphan),
+                Some(orphan) = self.orphans.recv() => self.program.hand_on(orphan),
                 _ = tick.tick() => self.program.tick(),
                 result = &mut self.proxy => {
                     result.context("the proxy has died")?;
@@ -253,12 +259,16 @@ fn durability(config: &Config) -> synclog::Durability {
     }
 }
 
-fn proxy_config(config: &Config) -> anyhow::Result<proxy::Config> {
+/// The one server behind the proxy.
+fn upstream(config: &Config) -> anyhow::Result<String> {
     let (host, port) = config.local.uri.hosts().first().context("local.uri names no server")?;
-    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+}
+
+fn proxy_config(config: &Config) -> anyhow::Result<proxy::Config> {
     Ok(proxy::Config {
         listen: config.proxy.listen.to_string(),
-        upstream: format!("{host}:{port}"),
+        upstream: upstream(config)?,
         advertise: config.proxy.advertise.clone(),
         connections_max: config.proxy.connections_max,
         held_bytes_max: usize::try_from(config.proxy.held_bytes_max).unwrap_or(usize::MAX),

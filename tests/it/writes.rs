@@ -3,15 +3,17 @@
 //! A shape has a collection of its own. After each, the entries that were replayed, converged and left to a full
 //! comparison are counted; at the end both sides are compared, all but the namespaces that are dirty by intention.
 
-mod client;
+mod by_hand;
+mod ddl;
+mod interrupted;
 mod sessions;
 mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
-use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf, cstr};
-use bson::{Document, doc};
+use bson::Document;
+use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use mongodb::Database;
 use serde_json::Value;
 use testkit::{Builder, compare};
@@ -44,7 +46,8 @@ async fn every_shape_on_a_replica_set() -> Result<()> {
 }
 
 async fn stage(source: Source) -> Result<Stage> {
-    let quiet = |builder: Builder| builder.expect_warning("namespace is dirty").env("SYNC_WORKER_INTERVAL", "20");
+    let quiet =
+        |builder: Builder| builder.expect_warning("namespace is dirty").env("SYNC_WORKER_INTERVAL", "20");
     Stage::start_with(source, quiet).await
 }
 
@@ -52,12 +55,13 @@ async fn every_shape(stage: &Stage) -> Result<()> {
     let client = stage.dualsync.client().await?;
     let database = client.database(DB);
     let mut failures = Vec::new();
+    let mut intended = 0;
     for shape in shapes::all() {
+        intended += usize::from(shape.ways[2] > 0);
         if let Err(error) = run(stage, &database, &shape).await {
             failures.push(format!("{}: {error:#}", shape.name));
         }
     }
-    let intended = shapes::all().iter().filter(|shape| shape.ways[2] > 0).count();
     if let Err(error) = equal_but_for_dirty(stage, intended).await {
         failures.push(format!("{error:#}"));
     }
@@ -77,12 +81,9 @@ async fn run(stage: &Stage, database: &Database, shape: &Shape) -> Result<()> {
         // Some are meant to fail, wholly or in part.
         let reply = database.run_raw_command(on(command, shape.name)?).await;
         println!("{}: {reply:?}", shape.name);
+        stage.dualsync.wait_drained(DRAIN_MAX).await?;
     }
-    stage.dualsync.wait_drained(DRAIN_MAX).await?;
-    let after = ways(stage).await?;
-    let taken: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
-    ensure!(taken == shape.ways, "replayed, converged, dirty: {taken:?}, expected {:?}", shape.ways);
-    Ok(())
+    expect(stage, before, shape.ways).await
 }
 
 /// The command with its collection's name, where the table leaves it empty.
@@ -95,6 +96,15 @@ fn on(command: &RawDocument, name: &str) -> Result<RawDocumentBuf> {
         }
     }
     Ok(named)
+}
+
+/// Waits until everything is applied, and checks the way that it took since `before`.
+async fn expect(stage: &Stage, before: Ways, expected: Ways) -> Result<()> {
+    stage.dualsync.wait_drained(DRAIN_MAX).await?;
+    let after = ways(stage).await?;
+    let taken: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    ensure!(taken == expected, "replayed, converged, dirty: {taken:?}, expected {expected:?}");
+    Ok(())
 }
 
 async fn ways(stage: &Stage) -> Result<Ways> {
@@ -122,21 +132,6 @@ async fn equal_but_for_dirty(stage: &Stage, intended: usize) -> Result<()> {
 fn names(namespaces: &Value) -> BTreeSet<String> {
     let namespaces = namespaces.as_array().into_iter().flatten();
     namespaces.filter_map(|it| it["namespace"].as_str().map(ToOwned::to_owned)).collect()
-}
-
-/// What one statement over `collection` finds, on the target.
-async fn on_target(stage: &Stage, collection: &str, filter: Document) -> Result<Option<Document>> {
-    let client = stage.target.client().await?;
-    Ok(client.database(DB).collection::<Document>(collection).find_one(filter).await?)
-}
-
-/// The reason for which a namespace is dirty.
-async fn dirty_reason(stage: &Stage, collection: &str) -> Result<Option<String>> {
-    let report = stage.dualsync.report().await?;
-    let all = report["namespaces"]["dirty"].as_array().cloned().unwrap_or_default();
-    let name = format!("{DB}.{collection}");
-    let found = all.iter().find(|it| it["namespace"] == name.as_str());
-    Ok(found.and_then(|it| it["reason"].as_str().map(ToOwned::to_owned)))
 }
 
 const DB: &str = "writes";

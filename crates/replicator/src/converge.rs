@@ -64,6 +64,9 @@ impl Executor {
         ns: &Namespace,
         predicates: &[Predicate],
     ) -> Result<Option<Vec<Key>>, Stall> {
+        if self.no_look_up.contains(ns) && !predicates.is_empty() {
+            return Ok(None);
+        }
         let mut groups: HashMap<(Option<&Raw>, Option<&Raw>), Vec<&Raw>> = HashMap::new();
         for predicate in predicates {
             let group =
@@ -85,6 +88,7 @@ impl Executor {
                         if error.class == Class::Refused || error.code == Some(TIME_LIMIT_EXCEEDED) =>
                     {
                         warn!(%ns, %error, "target refuses a filter, the namespace needs a full comparison");
+                        self.no_look_up.insert(ns.clone());
                         self.make_dirty(
                             ns,
                             "the target refuses a filter that the source took, or takes too long over it",
@@ -95,6 +99,7 @@ impl Executor {
                 };
                 keys.extend(found.iter().filter_map(|id| Key::of(id)));
                 if keys.len() > CANDIDATES_MAX {
+                    self.no_look_up.insert(ns.clone());
                     self.make_dirty(ns, "a statement in doubt may have touched too many documents");
                     return Ok(None);
                 }

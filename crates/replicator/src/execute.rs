@@ -4,11 +4,11 @@
 //! - reading keys and writing them is one step: nothing else writes them in between (one worker, one step at a time)
 //! - a key that the target refuses goes into the dead letters, and the rest goes on
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use record::{Key, Namespace};
 use synclog::{CursorError, CursorSync, SyncLog};
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Class, ServerError};
@@ -41,6 +41,8 @@ pub struct Executor {
     pub planner: Planner,
     /// How far we are.
     pub checkpoint: Checkpoint,
+    /// How far the cursor says that we are: never beyond what the state file remembers as dirty.
+    pub parked: Checkpoint,
     /// Where the batch under way ends in the log.
     pub batch_end: u64,
     /// What others see.
@@ -49,6 +51,8 @@ pub struct Executor {
     pub max_retries: u32,
     /// Namespaces that were looked at, and whether they can be followed.
     pub known: HashMap<Namespace, Followed>,
+    /// Dirty namespaces whose predicates the target refuses or is too slow for: not tried again in this run.
+    pub no_look_up: HashSet<Namespace>,
 }
 
 /// Whether a namespace's documents can be converged.
@@ -148,13 +152,24 @@ impl Executor {
 
     /// Before anything is written: what may be on the target from now on.
     pub fn remember_sent(&mut self, head: u64) -> Result<(), Stall> {
-        if self.checkpoint.sent >= head {
-            return Ok(());
+        if self.parked.sent < head {
+            self.parked.sent = head;
+            self.checkpoint.sent = head;
+            self.parked.store(&self.log, CursorSync::Later).map_err(Stall::Log)?;
         }
-        let sent = Checkpoint { sent: head, ..self.checkpoint };
-        sent.store(&self.log, CursorSync::Later).map_err(Stall::Log)?;
-        self.checkpoint = sent;
         Ok(())
+    }
+
+    /// Remembers how far we are: first what is dirty, then the position that relies on it.
+    pub fn park(&mut self, sync: CursorSync) {
+        if let Err(error) = self.shared.state().save() {
+            error!(%error, "the replicator's state cannot be saved: check the log folder's disk and rights");
+            return;
+        }
+        match self.checkpoint.store(&self.log, sync) {
+            Ok(()) => self.parked = self.checkpoint,
+            Err(error) => error!(%error, "the checkpoint cannot be stored"),
+        }
     }
 
     /// Looks at a namespace that is met for the first time: creates it on the target with the source's options.

@@ -20,7 +20,7 @@ mod source;
 mod state;
 mod target;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,6 +51,8 @@ use target::Target;
 pub struct Config {
     /// The local mongod, with the credentials of dualsync's own reads.
     pub source_uri: String,
+    /// The address that the proxy dials for its clients: `host:port`.
+    pub upstream: String,
     /// Atlas.
     pub target_uri: String,
     /// The log's id in hexadecimal: names the feed on the target.
@@ -220,7 +222,7 @@ impl Replicator {
         let planner = remembered(&state, recovered.checkpoint.sent);
         let (shared, inbox) = Shared::new(state, registry)?;
         shared.status_mut().applied = recovered.checkpoint.applied;
-        let source = Source::new(&config.source_uri).await.map_err(StartError::Source)?;
+        let source = Source::new(&config.source_uri, &config.upstream).await.map_err(StartError::Source)?;
         let target = Target::new(&config.target_uri, &config.log_id);
         let executor = Executor {
             source: source.clone(),
@@ -228,10 +230,12 @@ impl Replicator {
             log: log.clone(),
             planner,
             checkpoint: recovered.checkpoint,
+            parked: recovered.checkpoint,
             batch_end: recovered.checkpoint.applied,
             shared: shared.clone(),
             max_retries: config.max_retries,
             known: HashMap::new(),
+            no_look_up: HashSet::new(),
         };
         let (reader, _) = reader_at(&log, recovered.checkpoint.resume).map_err(StartError::Log)?;
         let recorder = Recorder { log: log.clone(), pending: config.pending.clone() };

@@ -9,7 +9,7 @@
 mod connect;
 mod orders;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use record::{Entry, Namespace, Record, Touch};
@@ -18,7 +18,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::error::UNAUTHORIZED;
+use crate::error::{Class, UNAUTHORIZED};
 use crate::execute::{Executor, Followed, Stall, Tally};
 use crate::plan::{Unit, queues};
 use crate::shared::{Activity, Order, Shared, Way, now_ms};
@@ -51,6 +51,10 @@ pub(crate) struct Pump {
     connected: bool,
     /// Errors in a row.
     failures: usize,
+    /// The kind of the last of them.
+    last_class: Option<Class>,
+    /// Namespaces that the target's user may not write to.
+    forbidden: HashSet<Namespace>,
     cursor_synced: Instant,
     trimmed_to: u64,
     last_problem: Option<String>,
@@ -88,6 +92,8 @@ impl Pump {
             batch: Batch { entries: Vec::new(), end },
             connected: false,
             failures: 0,
+            last_class: None,
+            forbidden: HashSet::new(),
             cursor_synced: Instant::now(),
             trimmed_to: 0,
             last_problem: None,
@@ -162,7 +168,7 @@ impl Pump {
         };
         match result {
             Ok(step) => {
-                self.failures = 0;
+                (self.failures, self.last_class) = (0, None);
                 let mut status = self.shared.status_mut();
                 (status.attempt, status.next_try_ms) = (0, None);
                 step
@@ -214,7 +220,13 @@ impl Pump {
         self.executor.batch_end = self.batch.end;
         for (ns, mut queue) in queues(self.batch.entries.clone()) {
             match self.apply_to(&ns, &mut queue, &mut tally).await {
-                Err(Stall::Target(error)) if error.code == Some(UNAUTHORIZED) => {
+                // Rights may come back; one namespace without them must not hold up the others for ever.
+                Err(Stall::Target(error))
+                    if error.code == Some(UNAUTHORIZED)
+                        && (self.forbidden.contains(&ns)
+                            || self.failures >= self.executor.max_retries as usize) =>
+                {
+                    self.forbidden.insert(ns.clone());
                     self.executor.make_dirty(&ns, "the target's user may not write to it");
                     queue.iter().for_each(|unit| tally.note(unit.entry, Way::Dirty));
                 }
@@ -322,22 +334,13 @@ impl Pump {
 
     /// The disk may take its time: other tasks of this thread go on elsewhere meanwhile.
     fn park(&mut self, sync: CursorSync) {
-        tokio::task::block_in_place(|| {
-            // A cursor that has passed what is not remembered as dirty would lose it.
-            if self.save_state()
-                && let Err(error) = self.executor.checkpoint.store(&self.log, sync)
-            {
-                error!(%error, "the checkpoint cannot be stored");
-            }
-        });
+        tokio::task::block_in_place(|| self.executor.park(sync));
     }
 
-    fn save_state(&self) -> bool {
-        let saved = self.shared.state().save();
-        if let Err(error) = &saved {
+    fn save_state(&self) {
+        if let Err(error) = self.shared.state().save() {
             error!(%error, "the replicator's state cannot be saved: check the log folder's disk and rights");
         }
-        saved.is_ok()
     }
 
     /// Writes that capture could not record.

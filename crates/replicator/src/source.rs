@@ -4,6 +4,7 @@
 //! primary with read concern majority, not before the writes in question.
 
 use std::collections::HashSet;
+use std::io;
 use std::time::Duration;
 
 use bson::raw::{RawArrayBuf, RawDocumentBuf};
@@ -12,8 +13,10 @@ use futures_util::StreamExt as _;
 use mongodb::options::{ClientOptions, ServerAddress};
 use mongodb::{Client, Cursor};
 use record::{Key, Namespace};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
-use crate::error::{ServerError, UNAUTHORIZED};
+use crate::error::{Class, ServerError, UNAUTHORIZED};
 
 /// Longest wait for one answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -24,6 +27,7 @@ const READ_BYTES_MAX: usize = 32 << 20;
 #[derive(Clone)]
 pub struct Source {
     client: Client,
+    upstream: String,
 }
 
 /// Part of the documents that were asked for.
@@ -39,16 +43,15 @@ pub struct Portion {
 #[derive(Debug)]
 pub struct Connections {
     ends: HashSet<String>,
-    /// Our address as mongod sees it.
-    our_ip: Option<String>,
+    /// Whether mongod sees our connections under the addresses that we have.
+    direct: bool,
 }
 
 impl Connections {
-    /// Whether the connection whose near end is `via` is there. `None` when mongod sees this host under another
-    /// address (translated on the way), so that nothing can be said.
+    /// Whether the connection whose near end is `via` is there. `None` when something on the way (a forwarder,
+    /// address translation) makes mongod see another end, so that nothing can be said.
     pub fn has(&self, via: &str) -> Option<bool> {
-        let (ip, _) = via.rsplit_once(':')?;
-        (self.our_ip.as_deref() == Some(ip)).then(|| self.ends.contains(via))
+        self.direct.then(|| self.ends.contains(via))
     }
 }
 
@@ -75,13 +78,15 @@ impl Collection {
 
 impl Source {
     /// Prepares connections; none is made yet. Errors: an address that cannot be understood.
-    pub async fn new(uri: &str) -> Result<Source, ServerError> {
+    pub async fn new(uri: &str, upstream: &str) -> Result<Source, ServerError> {
         let mut options = ClientOptions::parse(uri).await?;
         options.app_name = Some("dualsync replicator".to_owned());
         options.server_selection_timeout = Some(Duration::from_secs(5));
+        // Less than the selection's time, so that its error is of now.
+        options.heartbeat_freq = Some(Duration::from_secs(2));
         options.connect_timeout = Some(Duration::from_secs(5));
         options.max_pool_size = Some(8);
-        Ok(Source { client: Client::with_options(options)? })
+        Ok(Source { client: Client::with_options(options)?, upstream: upstream.to_owned() })
     }
 
     /// Whether it answers, and its `hello`.
@@ -151,9 +156,11 @@ impl Source {
 
     /// The far ends of all connections that mongod knows. Needs the privilege `inprog`.
     pub async fn connections(&self) -> Result<Connections, ServerError> {
-        let admin = self.client.database("admin");
-        let us = answer("whatsmyuri", admin.run_command(doc! {"whatsmyuri": 1})).await?;
-        let our_ip = us.get_str("you").ok().and_then(|end| end.rsplit_once(':')).map(|(ip, _)| ip.to_owned());
+        let direct = directly_seen(&self.upstream).await.map_err(|error| ServerError {
+            class: Class::NotSent,
+            code: None,
+            message: format!("connect to {}: {error}", self.upstream),
+        })?;
         let command = rawdoc! {
             "aggregate": 1,
             "pipeline": [
@@ -169,7 +176,7 @@ impl Source {
                 ends.insert(client.to_owned());
             }
         }
-        Ok(Connections { ends, our_ip })
+        Ok(Connections { ends, direct })
     }
 
     async fn cursor(&self, db: &str, command: RawDocumentBuf) -> Result<Cursor<RawDocumentBuf>, ServerError> {
@@ -261,4 +268,28 @@ pub async fn takes_unauthenticated_commands(hosts: &[(String, u16)]) -> Result<b
         Err(error) if error.code == Some(UNAUTHORIZED) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether mongod sees a connection that is made as the proxy makes them under the address that it has here.
+async fn directly_seen(upstream: &str) -> io::Result<bool> {
+    let ask = async {
+        let mut socket = TcpStream::connect(upstream).await?;
+        let here = socket.local_addr()?.to_string();
+        // An OP_MSG with one section of kind 0 (wire-facts 1.2): no login is needed.
+        let body = rawdoc! {"whatsmyuri": 1, "$db": "admin"};
+        let length = 21 + i32::try_from(body.as_bytes().len()).unwrap_or(0);
+        let mut frame: Vec<u8> =
+            [length, 1, 0, 2013, 0].iter().flat_map(|field| field.to_le_bytes()).collect();
+        frame.push(0);
+        frame.extend(body.as_bytes());
+        socket.write_all(&frame).await?;
+        let mut head = [0; 21];
+        socket.read_exact(&mut head).await?;
+        let length = u64::from(u32::from_le_bytes([head[0], head[1], head[2], head[3]]));
+        let mut reply = Vec::new();
+        socket.take(length.clamp(21, 65_536) - 21).read_to_end(&mut reply).await?;
+        let reply = RawDocumentBuf::from_bytes(reply).map_err(io::Error::other)?;
+        Ok(reply.get_str("you").is_ok_and(|there| there == here))
+    };
+    tokio::time::timeout(Duration::from_secs(5), ask).await.map_err(io::Error::from)?
 }

@@ -101,6 +101,8 @@ impl Target {
             let mut options = ClientOptions::parse(&self.uri).await?;
             options.app_name = Some(self.generation.clone());
             options.server_selection_timeout = Some(Duration::from_secs(5));
+            // Less than the selection's time, so that its error is of now.
+            options.heartbeat_freq = Some(Duration::from_secs(2));
             options.connect_timeout = Some(Duration::from_secs(10));
             options.max_pool_size = Some(8);
             Ok(Client::with_options(options)?)

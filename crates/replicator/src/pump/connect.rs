@@ -102,10 +102,12 @@ impl Pump {
             let here = self.executor.source.non_empty().await?;
             self.not_copied_yet(here, "the target is not the one that was fed before");
         }
+        self.save_state();
+        // Only now, so that whatever fails before makes us look again.
+        self.executor.target.remember_feed(&self.config.log_id).await?;
         self.shared.state().set_target_seen();
         self.save_state();
-        // Last, so that a crash before it only makes us look again.
-        self.executor.target.remember_feed(&self.config.log_id).await
+        Ok(())
     }
 
     pub(super) fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
@@ -141,7 +143,7 @@ impl Pump {
     }
 
     /// Shows that a server is away; says it once.
-    pub(super) fn lost(&self, error: &ServerError, server: &'static str, activity: Activity) {
+    pub(super) fn lost(&mut self, error: &ServerError, server: &'static str, activity: Activity) {
         self.shared.count_stall(server);
         let first = {
             let mut status = self.shared.status_mut();
@@ -155,8 +157,10 @@ impl Pump {
             first
         };
         let queued = self.config.pending.entries();
+        let newly_refused = error.class == Class::Identity && self.last_class != Some(Class::Identity);
+        self.last_class = Some(error.class);
         match (server, error.class) {
-            _ if !first => {}
+            _ if !first && !newly_refused => {}
             (_, Class::Identity) => {
                 error!(%error, server, "refused: check the credentials and rights in the configuration");
             }

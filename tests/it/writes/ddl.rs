@@ -1,0 +1,81 @@
+//! Commands over whole collections: their namespaces are named, nothing is silent.
+
+use anyhow::{Result, ensure};
+use bson::{Document, doc};
+use mongodb::IndexModel;
+
+use super::{DB, equal_but_for_dirty, expect, names, stage, ways};
+use crate::support::{DRAIN_MAX, Source};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_followed_by_namespace_is_named() -> Result<()> {
+    let stage = stage(Source::standalone().await?).await?;
+    let client = stage.dualsync.client().await?;
+    let database = client.database(DB);
+    let documents = || (1..=3).map(|id| doc! {"_id": id, "n": id});
+    for name in ["from", "old_name", "dropped", "stays", "reduced"] {
+        database.collection(name).insert_many(documents()).await?;
+    }
+    client.database("whole").collection("a").insert_many(documents()).await?;
+    stage.dualsync.wait_drained(DRAIN_MAX).await?;
+    let before = ways(&stage).await?;
+
+    let from = database.collection::<Document>("from");
+    from.aggregate([doc! {"$match": {"n": 1}}, doc! {"$out": "out"}]).await?;
+    from.aggregate([doc! {"$merge": {"into": {"db": "elsewhere", "coll": "merged"}}}]).await?;
+    from.aggregate([doc! {"$match": {"n": 1}}, doc! {"$merge": {"into": "stays_out"}}]).batch_size(0).await?;
+    let rename = doc! {"renameCollection": format!("{DB}.old_name"), "to": format!("{DB}.new_name")};
+    client.database("admin").run_command(rename).await?;
+    database.collection::<Document>("dropped").drop().await?;
+    client.database("whole").drop().await?;
+    let reduce = doc! {
+        "mapReduce": "reduced", "map": "function() { emit(this.n, 1) }", "reduce": "function(k, v) { return 1 }",
+        "out": {"replace": "reduction"},
+    };
+    database.run_command(reduce).await?;
+    expect(&stage, before, [0, 0, 7]).await?;
+    let report = stage.dualsync.report().await?;
+    let dirty = names(&report["namespaces"]["dirty"]);
+    let expected = [
+        "elsewhere.merged",
+        "whole",
+        "writes.dropped",
+        "writes.new_name",
+        "writes.old_name",
+        "writes.out",
+        "writes.reduction",
+        "writes.stays_out",
+    ];
+    ensure!(dirty.iter().map(|name| name.trim_end_matches('.')).eq(expected), "dirty: {dirty:?}");
+
+    // The rest goes on as before, and what is dirty is copied write by write.
+    let before = ways(&stage).await?;
+    database.collection("stays").insert_one(doc! {"_id": 4}).await?;
+    database.collection("new_name").insert_one(doc! {"_id": 4}).await?;
+    client.database("whole").collection("b").insert_one(doc! {"_id": 4}).await?;
+    expect(&stage, before, [1, 2, 0]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_replicated_is_named() -> Result<()> {
+    let stage = stage(Source::standalone().await?).await?;
+    let database = stage.dualsync.client().await?.database(DB);
+    let indexed = database.collection::<Document>("indexed");
+    indexed.insert_one(doc! {"_id": 1, "n": 1}).await?;
+    stage.dualsync.wait_drained(DRAIN_MAX).await?;
+    let before = ways(&stage).await?;
+    indexed.create_index(IndexModel::builder().keys(doc! {"n": 1}).build()).await?;
+    indexed.drop_index("n_1").await?;
+    database.create_collection("made").await?;
+    database.run_command(doc! {"collMod": "indexed", "validationLevel": "moderate"}).await?;
+    ensure!(database.run_command(doc! {"frobnicate": 1}).await.is_err(), "mongod knows frobnicate");
+    expect(&stage, before, [0, 0, 0]).await?;
+    let report = stage.dualsync.report().await?;
+    for command in ["createIndexes", "dropIndexes", "create", "collMod", "frobnicate"] {
+        ensure!(report["notReplicated"][command] == 1, "{command} is not named: {report:#}");
+        let metric = format!("dualsync_not_replicated_total{{command=\"{command}\"}}");
+        ensure!(stage.dualsync.metrics().await?.get(&metric) == Some(&1.0), "{metric}");
+    }
+    ensure!(report["warnings"].to_string().contains("createIndexes"), "{report:#}");
+    equal_but_for_dirty(&stage, 0).await
+}

@@ -1,0 +1,92 @@
+//! Statements over many documents that were stopped on their way: nothing tells which documents they have reached.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bson::{Document, doc};
+use mongodb::{Client, Collection};
+use testkit::wait_for;
+
+use super::{DB, equal_but_for_dirty, expect, stage, ways};
+use crate::support::{DRAIN_MAX, Source, Stage};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_that_runs_out_of_time() -> Result<()> {
+    let stage = stage(Source::standalone().await?).await?;
+    let slow = documents(&stage, "out_of_time").await?;
+    let before = ways(&stage).await?;
+    let mut command = slow_update("out_of_time");
+    command.insert("maxTimeMS", 500);
+    let database = stage.dualsync.client().await?.database(DB);
+    let reply = database.run_command(command).await;
+    ensure!(failed(&reply), "it ran to its end: {reply:?}");
+    partly_done(&slow).await?;
+    expect(&stage, before, [0, 1, 0]).await?;
+    equal_but_for_dirty(&stage, 0).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_that_is_killed() -> Result<()> {
+    let stage = stage(Source::replica_set().await?).await?;
+    let slow = documents(&stage, "killed").await?;
+    let before = ways(&stage).await?;
+    let database = stage.dualsync.client().await?.database(DB);
+    let (reply, killed) =
+        tokio::join!(async { database.run_command(slow_update("killed")).await }, kill(&stage, &slow));
+    killed?;
+    ensure!(failed(&reply), "it ran to its end: {reply:?}");
+    partly_done(&slow).await?;
+    expect(&stage, before, [0, 1, 0]).await?;
+    equal_but_for_dirty(&stage, 0).await
+}
+
+/// Kills the update once it has reached some documents.
+async fn kill(stage: &Stage, slow: &Collection<Document>) -> Result<()> {
+    wait_for("the update to be on its way", SOON, async || {
+        Ok((slow.count_documents(doc! {"sum": {"$exists": true}}).await? > 0).then_some(()))
+    })
+    .await?;
+    let client: Client = stage.source.client().await?;
+    let admin = client.database("admin");
+    let ns = format!("{DB}.{}", slow.name());
+    let found = admin
+        .aggregate([
+            doc! {"$currentOp": {}},
+            doc! {"$match": {"ns": ns, "op": {"$in": ["update", "command"]}}},
+        ])
+        .await;
+    let mut found = found?;
+    ensure!(found.advance().await?, "the update does not run any more");
+    let op = found.deserialize_current()?.get("opid").cloned().context("an operation without opid")?;
+    admin.run_command(doc! {"killOp": 1, "op": op}).await?;
+    Ok(())
+}
+
+/// Documents on the source, as a client beside the proxy sees them.
+async fn documents(stage: &Stage, name: &str) -> Result<Collection<Document>> {
+    let through = stage.dualsync.client().await?.database(DB).collection::<Document>(name);
+    through.insert_many((0..DOCUMENTS).map(|id| doc! {"_id": id})).await?;
+    stage.dualsync.wait_drained(DRAIN_MAX).await?;
+    Ok(stage.source.client().await?.database(DB).collection(name))
+}
+
+/// Some ten milliseconds for each document.
+fn slow_update(name: &str) -> Document {
+    let sum = doc! {"$reduce": {
+        "input": {"$range": [0, 20_000]}, "initialValue": 0, "in": {"$add": ["$$value", "$$this"]},
+    }};
+    doc! {"update": name, "updates": [{"q": {}, "u": [{"$set": {"sum": sum}}], "multi": true}]}
+}
+
+fn failed(reply: &mongodb::error::Result<Document>) -> bool {
+    reply.as_ref().map_or(true, |reply| reply.contains_key("writeErrors"))
+}
+
+async fn partly_done(slow: &Collection<Document>) -> Result<()> {
+    let done = slow.count_documents(doc! {"sum": {"$exists": true}}).await?;
+    ensure!(done > 0 && done < DOCUMENTS.unsigned_abs(), "{done} of {DOCUMENTS} documents were reached");
+    Ok(())
+}
+
+const DOCUMENTS: i64 = 2_000;
+const SOON: Duration = Duration::from_secs(10);
