@@ -86,7 +86,7 @@ async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Syn
         "sync initialised"
     );
     let pending = Arc::new(Pending::default());
-    let misses = capture.clone();
+    let (misses, rules) = (capture.clone(), capture_config(config));
     let settings = replicator::Config {
         source_uri: config.local.uri.expose().to_owned(),
         upstream: upstream(config)?,
@@ -97,6 +97,7 @@ async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Syn
         idle_wait: config.sync.idle_wait,
         max_retries: config.sync.max_retries,
         pending: pending.clone(),
+        followed: Box::new(move |ns| rules.captures(ns.db(), ns.coll())),
         misses: Box::new(move || take_misses(&misses)),
     };
     let mut replicator =

@@ -191,6 +191,8 @@ impl Program {
     fn show_connection(&self, uri: String, link: Option<&Link>) -> Connection {
         let state = match link {
             None => ConnectionState::Off,
+            // A stopped worker has closed it.
+            Some(link) if !link.connected && self.is_stopped() => ConnectionState::Off,
             Some(link) if link.connected => ConnectionState::Connected,
             Some(link) if link.last_error.is_some() => ConnectionState::Disconnected,
             Some(_) => ConnectionState::Connecting,
@@ -207,6 +209,10 @@ impl Program {
             server_version: link.and_then(|link| known(&link.version)),
             topology: link.and_then(|link| known(&link.topology)),
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.sync.as_ref().is_some_and(|sync| sync.shared.desired() == Desired::Stopped)
     }
 
     fn sync_or_refuse(&self) -> Result<&Sync, Refusal> {

@@ -128,12 +128,12 @@ settings! {
         durability: Durability = "journal", choice(DURABILITY);
         /// Size of one file of the log.
         segment_bytes_max: u64 = "64MiB", bytes("64KiB", "16GiB");
-        /// Size of the log. From 90 % of it only keys are recorded, at the end namespaces are marked for
-        /// comparison; the application goes on.
+        /// Size of the log from which it counts as full in /api/sync/queue. Shown only: this version does not
+        /// hold the log back.
         max_bytes: u64 = "16GiB", bytes("1MiB", "1024TiB");
-        /// Entries in the log, with the same consequences.
+        /// Waiting entries from which it counts as full; likewise.
         max_entries: u64 = "100000000", count(100, ENTRIES_MOST);
-        /// Space that the log leaves free on its disk, with the same consequences.
+        /// Space on its disk that the log should leave free; likewise.
         min_free_bytes: u64 = "1GiB", bytes("0", "1024TiB");
     }
 

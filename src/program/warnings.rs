@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use replicator::{Activity, Desired};
+use replicator::{Desired, Link};
 
 use super::Sync;
 use super::show::{failure_rate, lag_ms, millis};
@@ -13,6 +13,11 @@ pub(super) struct Warning {
     pub(super) code: &'static str,
     pub(super) text: String,
     pub(super) action: &'static str,
+}
+
+/// It did not answer last; a server that was never reached is not away yet.
+fn away(link: &Link) -> bool {
+    !link.connected && link.last_error.is_some()
 }
 
 /// All that holds now.
@@ -50,13 +55,13 @@ pub(super) fn warnings(config: &Config, sync: &Sync) -> Vec<Warning> {
         "look at what Atlas refuses: GET /api/sync/dead-letters",
     );
     warn(
-        status.activity == Activity::WaitingForTarget,
+        away(&status.target),
         "ATLAS_AWAY",
         format!("Atlas unavailable, {size} operations queued"),
         "see lastError in GET /api/sync/connections; nothing is lost meanwhile",
     );
     warn(
-        status.activity == Activity::WaitingForSource,
+        away(&status.source),
         "LOCAL_AWAY",
         "local mongod unavailable".to_owned(),
         "check that mongod runs and that local.uri is right",

@@ -67,6 +67,8 @@ pub struct Config {
     pub max_retries: u32,
     /// Entries that wait, shared with whoever appends.
     pub pending: Arc<Pending>,
+    /// Whether writes to a namespace are captured.
+    pub followed: Box<dyn Fn(&Namespace) -> bool + Send + Sync>,
     /// Takes what capture could not record since the last call.
     pub misses: Box<dyn Fn() -> Vec<Miss> + Send + Sync>,
 }

@@ -150,6 +150,7 @@ pub async fn must(socket: &mut Socket, command: &RawDocument) -> Result<Document
 }
 
 pub const OP_MSG: i32 = 2013;
+pub const OP_COMPRESSED: i32 = 2012;
 const OP_REPLY: i32 = 1;
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 const OF_THE_MOMENT: [&str; 5] =

@@ -28,8 +28,8 @@ impl Pump {
         self.shared.status_mut().set_activity(Activity::Connecting);
         let here = self.executor.source.hello().await.map_err(Stall::Source)?;
         let version = self.executor.source.version().await.map_err(Stall::Source)?;
-        self.link_up(&here, version, |status| &mut status.source, "local connected");
         self.look_at_source().await.map_err(Stall::Source)?;
+        self.link_up(&here, version, |status| &mut status.source, "local connected");
         let hello = self.executor.target.hello().await.map_err(Stall::Target)?;
         if process(&here).is_some() && process(&here) == process(&hello) {
             return Err(Stall::Target(ServerError {
@@ -111,7 +111,7 @@ impl Pump {
     }
 
     pub(super) fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
-        for ns in namespaces {
+        for ns in namespaces.into_iter().filter(|ns| (self.config.followed)(ns)) {
             self.executor.planner.set_dirty(&ns);
             if self.shared.state().set_dirty(&ns, reason, true, now_ms()) {
                 warn!(%ns, reason, "namespace is not copied yet");
