@@ -12,7 +12,6 @@ mod shapes;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
-use bson::Document;
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 use mongodb::Database;
 use serde_json::Value;

@@ -61,6 +61,9 @@ impl Folder {
         if !path.exists() {
             make_folder(path).map_err(disk("make the log folder", path))?;
         }
+        if !path.is_dir() {
+            return Err(disk("use as the log folder", path)(std::io::ErrorKind::NotADirectory.into()));
+        }
         refuse_too_open(path, 0o700)?;
         let handle = File::open(path).map_err(disk("open the log folder", path))?;
         Ok(Folder { path: path.to_owned(), handle })
