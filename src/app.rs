@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use capture::Capture;
+use capture::{Capture, Pattern};
 use prometheus::Registry;
 use proxy::{Listener, Watch};
-use replicator::{Miss, Orphan, Pending, Replicator};
+use record::Namespace;
+use replicator::{Filter, Miss, Orphan, Pending, Replicator};
 use synclog::SyncLog;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -86,7 +87,8 @@ async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Syn
         "sync initialised"
     );
     let pending = Arc::new(Pending::default());
-    let (misses, rules) = (capture.clone(), capture_config(config));
+    let misses = capture.clone();
+    let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect();
     let settings = replicator::Config {
         source_uri: config.local.uri.expose().to_owned(),
         upstream: upstream(config)?,
@@ -97,7 +99,8 @@ async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Syn
         idle_wait: config.sync.idle_wait,
         max_retries: config.sync.max_retries,
         pending: pending.clone(),
-        followed: Box::new(move |ns| rules.captures(ns.db(), ns.coll())),
+        filter: Filter { include: texts(&config.sync.include), exclude: texts(&config.sync.exclude) },
+        captures,
         misses: Box::new(move || take_misses(&misses)),
     };
     let mut replicator =
@@ -282,4 +285,11 @@ fn proxy_config(config: &Config) -> anyhow::Result<proxy::Config> {
 fn capture_config(config: &Config) -> capture::Config {
     let (include, exclude) = (config.sync.include.clone(), config.sync.exclude.clone());
     capture::Config { include, exclude, ..capture::Config::default() }
+}
+
+/// Whether a filter, of this or an earlier start, captures a namespace.
+fn captures(filter: &Filter, ns: &Namespace) -> bool {
+    let patterns = |texts: &[String]| texts.iter().filter_map(|text| Pattern::parse(text).ok()).collect();
+    let (include, exclude) = (patterns(&filter.include), patterns(&filter.exclude));
+    capture::Config { include, exclude, ..capture::Config::default() }.captures(ns.db(), ns.coll())
 }

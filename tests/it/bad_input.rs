@@ -1,7 +1,8 @@
 //! Bytes that no driver sends: answered as mongod answers them, and nobody else notices.
 //!
-//! Every case goes straight to a mongod and through the proxy to another one, each time on a connection of its own; what
-//! comes back until the connection ends must be the same. Meanwhile another client reads and writes through a driver.
+//! Every case goes straight to a mongod and through the proxy to another one, each time on a connection of its own;
+//! what comes back until the connection ends must be the same. Meanwhile another client reads and writes through a
+//! driver.
 
 pub mod raw;
 

@@ -109,8 +109,14 @@ async fn expect(stage: &Stage, before: Ways, expected: Ways) -> Result<()> {
 async fn ways(stage: &Stage) -> Result<Ways> {
     let metrics: BTreeMap<String, f64> = stage.dualsync.metrics().await?;
     let way = |way: &str| metrics.get(&format!("dualsync_entries_total{{way=\"{way}\"}}")).copied();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    Ok(["replayed", "converged", "dirty"].map(|name| way(name).unwrap_or(f64::NAN) as u64))
+    let ways = ["replayed", "converged", "dirty"].map(way);
+    ensure!(ways.iter().all(Option::is_some), "a way is missing: {metrics:?}");
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "entries are counted one by one"
+    )]
+    Ok(ways.map(|count| count.unwrap_or_default() as u64))
 }
 
 /// Both sides are equal but for the namespaces that the report calls dirty; there are `intended` of those.

@@ -7,9 +7,11 @@ use record::{Namespace, Target, Touch};
 use wire::OpMsg;
 
 use crate::commands::Coarse;
-use crate::read::{array, document, field, flag, text};
+use crate::read::{array, document, field, flag, name, text};
 
-/// The places that a command names; `None` when it cannot be read: then they may be any.
+/// The places that a command names; `None` when they cannot be read: then they may be any.
+///
+/// The server takes names that are not UTF-8. Where only a collection's cannot be read, it is its database.
 pub(crate) type Places = Option<BTreeSet<Place>>;
 
 /// A collection, or a whole database.
@@ -45,60 +47,70 @@ impl Place {
 /// What the command may write. An empty set: nothing.
 pub(crate) fn places(command: Coarse, db: &str, message: &OpMsg<'_>) -> Places {
     let body = message.body();
-    let named = body.iter().next()?.ok()?.1;
-    let own = |coll: &str| Some(BTreeSet::from([Place::named(db, coll)]));
+    let named = body.iter_elements().next()?.ok()?.value().ok();
     match command {
-        Coarse::Collection => own(named.as_str()?),
-        Coarse::DropDatabase => own(""),
+        Coarse::Collection => one(Place::named(db, named.and_then(name).unwrap_or_default())),
+        Coarse::DropDatabase => one(Place::named(db, "")),
         Coarse::Rename => {
-            Some(BTreeSet::from([Place::parse(named.as_str()?), Place::parse(text(body, "to")?)]))
+            Some(BTreeSet::from([Place::parse(named.and_then(name)?), Place::parse(text(body, "to")?)]))
         }
-        Coarse::CloneAsCapped => own(text(body, "toCollection")?),
-        Coarse::MapReduce => map_reduce(db, field(body, "out")?),
+        Coarse::CloneAsCapped => one(Place::named(db, text(body, "toCollection").unwrap_or_default())),
+        Coarse::MapReduce => map_reduce(db, field(body, "out")),
         Coarse::ApplyOps => {
             let mut places = BTreeSet::new();
-            apply_ops(named.as_array()?, &mut places, NESTED_MAX)?;
+            apply_ops(named?.as_array()?, &mut places, NESTED_MAX)?;
             Some(places)
         }
         Coarse::BulkWrite => bulk_write(message),
     }
 }
 
-/// Where an aggregate writes; `None`: it does not.
-pub(crate) fn aggregate(db: &str, body: &RawDocument) -> Option<Place> {
+/// Where an aggregate writes.
+pub(crate) fn aggregate(db: &str, body: &RawDocument) -> Places {
     //= aggregate: `explain: true` never writes, also with execution statistics (wire-facts.md 4)
-    if flag(body, "explain") {
-        return None;
-    }
-    let last = array(body, "pipeline")?.into_iter().last()?.ok()?.as_document()?;
-    let (name, into) = last.iter().next()?.ok()?;
-    let into = match name.as_str() {
-        "$out" => into,
-        "$merge" => match into {
-            RawBsonRef::Document(merge) => field(merge, "into").unwrap_or(RawBsonRef::Null),
+    let last = array(body, "pipeline").filter(|_| !flag(body, "explain"));
+    let last = last.and_then(|stages| stages.into_iter().last()?.ok()?.as_document()?.iter_elements().next());
+    let Some(Ok(stage)) = last else { return Some(BTreeSet::new()) };
+    let into = match stage.key().as_str() {
+        "$out" => stage.value().ok(),
+        "$merge" => match stage.value().ok() {
+            Some(RawBsonRef::Document(merge)) => field(merge, "into"),
             name => name,
         },
-        _ => return None,
+        _ => return Some(BTreeSet::new()),
     };
-    Some(match into {
-        RawBsonRef::String(coll) => Place::named(db, coll),
-        RawBsonRef::Document(doc) => {
-            Place::named(text(doc, "db").unwrap_or(db), text(doc, "coll").unwrap_or_default())
+    one(match into {
+        Some(RawBsonRef::String(coll)) => Place::named(db, coll),
+        Some(RawBsonRef::Document(doc)) => {
+            Place::named(database_or(db, doc)?, text(doc, "coll").unwrap_or_default())
         }
         _ => Place::named(db, ""),
     })
 }
 
-fn map_reduce(db: &str, out: RawBsonRef<'_>) -> Places {
+fn map_reduce(db: &str, out: Option<RawBsonRef<'_>>) -> Places {
     let out = match out {
-        RawBsonRef::String(coll) => return Some(BTreeSet::from([Place::named(db, coll)])),
-        other => other.as_document()?,
+        Some(RawBsonRef::String(coll)) => return one(Place::named(db, coll)),
+        Some(RawBsonRef::Document(out)) => out,
+        _ => return one(Place::named(db, "")),
     };
     if field(out, "inline").is_some() {
         return Some(BTreeSet::new());
     }
-    let coll = ["replace", "merge", "reduce"].into_iter().find_map(|how| text(out, how))?;
-    Some(BTreeSet::from([Place::named(text(out, "db").unwrap_or(db), coll)]))
+    let coll = ["replace", "merge", "reduce"].into_iter().find_map(|how| text(out, how));
+    one(Place::named(database_or(db, out)?, coll.unwrap_or_default()))
+}
+
+/// The database that `into` names, or the command's own; `None` when it cannot be read.
+fn database_or<'a>(own: &'a str, into: &'a RawDocument) -> Option<&'a str> {
+    match into.get("db").ok()? {
+        Some(RawBsonRef::String(db)) => Some(db),
+        _ => Some(own), // the server refuses what is no string
+    }
+}
+
+fn one(place: Place) -> Places {
+    Some(BTreeSet::from([place]))
 }
 
 /// `[{op, ns, o}]`; a command (`op: "c"`) may name its collection in `o`, so all of its database counts.

@@ -4,8 +4,6 @@
 
 use bson::raw::{RawBsonRef, RawDocument, RawIter};
 
-use crate::read::DEPTH_MAX;
-
 /// What was found in a piece of a command.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Found {
@@ -73,6 +71,9 @@ fn look(value: RawBsonRef<'_>, place: Place, left: usize, found: &mut Found) {
         _ => {}
     }
 }
+
+/// Values nested deeper than the server stores (180 levels) are not walked: the stack is ours.
+const DEPTH_MAX: usize = 200;
 
 const IMPURE: &[&str] = &[
     "$currentDate",

@@ -1,9 +1,6 @@
-//! Reading BSON that anybody may have written: what is missing or malformed is `None`.
+//! Reading BSON that anybody may have written: what is missing or malformed is `None`. Nothing here recurses.
 
 use bson::raw::{RawArray, RawBsonRef, RawDocument};
-
-/// Values nested deeper than the server stores (180 levels) are not walked: the stack is ours.
-pub(crate) const DEPTH_MAX: usize = 200;
 
 /// The field's value.
 pub(crate) fn field<'a>(doc: &'a RawDocument, name: &str) -> Option<RawBsonRef<'a>> {
@@ -22,7 +19,15 @@ pub(crate) fn text<'a>(doc: &'a RawDocument, name: &str) -> Option<&'a str> {
     field(doc, name)?.as_str()
 }
 
-/// A number of any type, cut to an integer; `true` is 1, as the server reads flags.
+/// A collection's name where a command starts with it: the server takes a symbol for a string there (seen on 6.0.5).
+pub(crate) fn name(value: RawBsonRef<'_>) -> Option<&str> {
+    match value {
+        RawBsonRef::String(name) | RawBsonRef::Symbol(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// A number of any type, cut to an integer; `true` is 1.
 pub(crate) fn number(value: RawBsonRef<'_>) -> Option<i64> {
     match value {
         RawBsonRef::Int32(n) => Some(n.into()),
@@ -40,9 +45,18 @@ pub(crate) fn integer(doc: &RawDocument, name: &str) -> Option<i64> {
     number(field(doc, name)?)
 }
 
-/// Whether a flag is set; absent is not.
+/// Whether a flag is set; absent is not. Where the server takes numbers for flags, every one but zero sets them, also
+/// 0.5 and NaN (`remove` and `upsert` of findAndModify, seen on 6.0.5).
 pub(crate) fn flag(doc: &RawDocument, name: &str) -> bool {
-    integer(doc, name).is_some_and(|n| n != 0)
+    match field(doc, name) {
+        Some(RawBsonRef::Double(x)) => x != 0.0,
+        Some(RawBsonRef::Decimal128(d)) => {
+            let text = d.to_string();
+            let digits = text.split_once('E').map_or(&text[..], |(digits, _)| digits);
+            digits.bytes().any(|byte| !b"-0.".contains(&byte))
+        }
+        value => value.and_then(number).is_some_and(|n| n != 0),
+    }
 }
 
 /// A count, 0 when absent or negative.
@@ -53,21 +67,4 @@ pub(crate) fn count(doc: &RawDocument, name: &str) -> u32 {
 /// The name of the first element.
 pub(crate) fn first_name(doc: &RawDocument) -> Option<&str> {
     Some(doc.iter_elements().next()?.ok()?.key().as_str())
-}
-
-/// Whether a value is nested no deeper than [`DEPTH_MAX`].
-pub(crate) fn is_shallow(value: RawBsonRef<'_>) -> bool {
-    fn within(value: RawBsonRef<'_>, left: usize) -> bool {
-        let elements = match value {
-            RawBsonRef::Document(doc) => doc.iter_elements(),
-            RawBsonRef::Array(array) => array.iter_elements(),
-            RawBsonRef::JavaScriptCodeWithScope(code) => code.scope.iter_elements(),
-            _ => return true,
-        };
-        left > 0
-            && elements.into_iter().all(|element| {
-                element.and_then(|element| element.value()).map_or(true, |value| within(value, left - 1))
-            })
-    }
-    within(value, DEPTH_MAX)
 }

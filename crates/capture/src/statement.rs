@@ -12,7 +12,7 @@ use bson::{Timestamp, cstr};
 use record::{Doubt, Key, Op, Predicate, Raw, Touch};
 
 use crate::purity::{self, Found};
-use crate::read::{array, document, field, first_name, flag, integer, is_shallow};
+use crate::read::{array, document, field, first_name, flag, number};
 
 /// A statement as the request has it.
 #[derive(Debug, Clone)]
@@ -75,15 +75,16 @@ impl Statement {
 
     /// An element of `deletes`.
     pub(crate) fn delete(entry: &RawDocument, variables: &Variables<'_>) -> Statement {
-        let (Some(query), Some(limit)) = (document(entry, "q"), integer(entry, "limit")) else {
-            return Statement::unreadable();
-        };
+        let Some(query) = document(entry, "q") else { return Statement::unreadable() };
+        // 0, and whatever is no number, `true` as well: all (seen on 6.0.5).
+        let limit = field(entry, "limit").filter(|limit| !matches!(limit, RawBsonRef::Boolean(_)));
+        let one = limit.and_then(number) == Some(1);
         let collation = document(entry, "collation");
         let selected = select(query, collation, variables);
-        let many = limit == 0 && !matches!(selected.touch, Touch::Key(_));
+        let many = !one && !matches!(selected.touch, Touch::Key(_));
         let mut op = RawDocumentBuf::new();
         op.append(cstr!("q"), query);
-        op.append(cstr!("limit"), i32::from(limit != 0));
+        op.append(cstr!("limit"), i32::from(one));
         if let Some(collation) = collation {
             op.append(cstr!("collation"), collation);
         }
@@ -306,7 +307,7 @@ fn pinned_key(query: &RawDocument) -> Option<Key> {
 
 /// The key with this `_id`, which anybody may have sent.
 pub(crate) fn key(id: RawBsonRef<'_>) -> Option<Key> {
-    if is_shallow(id) { Key::new(id) } else { None }
+    Key::new(id)
 }
 
 /// One document by a filter that does not name it: the server chooses which.
@@ -332,29 +333,39 @@ fn worse(a: Option<Doubt>, b: Option<Doubt>) -> Option<Doubt> {
 /// Whether a top-level field but `_id` is `Timestamp(0, 0)`: the server replaces it in inserted documents and in
 /// replacements, but not where operators put it, also in an upsert (`wire-facts.md` 9.1; upserts seen on 6.0.5).
 fn has_zero_timestamp(doc: &RawDocument) -> bool {
-    doc.iter_elements().flatten().any(|element| {
+    doc.iter_elements().any(|element| {
+        // A name that is not UTF-8, which the server takes, hides what comes behind it.
+        let Ok(element) = element else { return true };
         element.element_type() == ElementType::Timestamp
             && element.key().as_str() != "_id"
             && matches!(element.value(), Ok(RawBsonRef::Timestamp(Timestamp { time: 0, increment: 0 })))
     })
 }
 
-/// Whether `fields` keeps the document's `_id` from the reply. An expression makes up another one: with
-/// `{_id: "$other"}` or `{_id: {$literal: 7}}`, 6.0.5 answers with that as `value._id`.
+/// Whether `fields` leaves anything but the document's own, whole `_id` in the reply. An expression makes up another
+/// one, a path into it leaves a part: with `{_id: "$other"}`, `{_id: {$literal: 7}}`, `{"_id.x": 1}` or
+/// `{"_id.x": 0}`, 6.0.5 answers with that as `value._id`.
 fn hides_id(fields: &RawDocument) -> bool {
-    match field(fields, "_id") {
-        None => false,
-        Some(RawBsonRef::Boolean(shown)) => !shown,
-        Some(value @ (RawBsonRef::Int32(_) | RawBsonRef::Int64(_))) => crate::read::number(value) == Some(0),
-        Some(RawBsonRef::Double(x)) => x == 0.0,
-        Some(_) => true,
-    }
+    fields.iter_elements().any(|element| {
+        let Ok(element) = element else { return true };
+        match element.key().as_str() {
+            "_id" => match element.value() {
+                Ok(RawBsonRef::Boolean(shown)) => !shown,
+                Ok(RawBsonRef::Int32(n)) => n == 0,
+                Ok(RawBsonRef::Int64(n)) => n == 0,
+                Ok(RawBsonRef::Double(x)) => x == 0.0,
+                _ => true,
+            },
+            path => path.starts_with("_id."),
+        }
+    })
 }
 
-/// Whether an operator addresses the array element that the filter matched: a path with a part `$`.
+/// Whether an operator addresses the array element that the filter matched: a path with a part `$`. What cannot be
+/// read may be one.
 fn is_positional(update: &RawDocument) -> bool {
     let operands = update.iter().flatten().filter_map(|(_, value)| value.as_document());
     operands
-        .flat_map(|fields| fields.iter_elements().flatten())
-        .any(|element| element.key().as_str().split('.').any(|part| part == "$"))
+        .flat_map(|fields| fields.iter_elements())
+        .any(|element| element.map_or(true, |element| element.key().as_str().split('.').any(|part| part == "$")))
 }

@@ -2,6 +2,7 @@
 //!
 //! - numbers are equal by value, whatever their type, nested ones too (`5`, `5.0`, `NumberLong(5)`)
 //! - strings are equal by bytes: where a collation decides, the caller must not use a key (see [`Key::has_text`])
+//! - values may come from anybody: one nested deeper than the server takes is no key, and costs no stack
 //! - the stored bytes stay as they came: only the comparison is normalised
 
 use std::fmt;
@@ -21,13 +22,14 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key with this `_id`. `None` for values that cannot be an `_id` or whose bytes are not well formed.
+    /// The key with this `_id`. `None` for values that cannot be an `_id`, whose bytes are not well formed, or that
+    /// are nested deeper than 200 levels.
     pub fn new(id: RawBsonRef<'_>) -> Option<Key> {
         if matches!(id, RawBsonRef::RegularExpression(_) | RawBsonRef::Array(_) | RawBsonRef::Undefined) {
             return None;
         }
         let mut form = Form { bytes: Vec::with_capacity(16), has_text: false };
-        form.value(id)?;
+        form.value(id, DEPTH_MAX)?;
         let mut filter = RawDocumentBuf::new();
         filter.append(cstr!("_id"), id);
         Some(Key { filter, canonical: form.bytes.into(), has_text: form.has_text })
@@ -95,7 +97,8 @@ struct Form {
 }
 
 impl Form {
-    fn value(&mut self, value: RawBsonRef<'_>) -> Option<()> {
+    /// Writes a value that may hold `left` levels of others.
+    fn value(&mut self, value: RawBsonRef<'_>, left: usize) -> Option<()> {
         match value {
             RawBsonRef::Int32(n) => self.integer(n.into()),
             RawBsonRef::Int64(n) => self.integer(n),
@@ -105,8 +108,8 @@ impl Form {
                 self.has_text = true;
                 self.tagged(b's', text.as_bytes());
             }
-            RawBsonRef::Document(doc) => self.document(doc)?,
-            RawBsonRef::Array(array) => self.array(array)?,
+            RawBsonRef::Document(doc) => self.document(doc, left)?,
+            RawBsonRef::Array(array) => self.array(array, left)?,
             RawBsonRef::ObjectId(id) => self.bytes.extend([b'o'].iter().chain(&id.bytes())),
             RawBsonRef::Binary(binary) => {
                 self.bytes.extend([b'b', u8::from(binary.subtype)]);
@@ -124,7 +127,7 @@ impl Form {
             RawBsonRef::JavaScriptCode(code) => self.tagged(b'j', code.as_bytes()),
             RawBsonRef::JavaScriptCodeWithScope(code) => {
                 self.tagged(b'J', code.code.as_bytes());
-                self.document(code.scope)?;
+                self.document(code.scope, left)?;
             }
             RawBsonRef::RegularExpression(regex) => {
                 self.tagged(b'r', regex.pattern.as_str().as_bytes());
@@ -142,21 +145,23 @@ impl Form {
         self.bytes.extend(bytes);
     }
 
-    fn document(&mut self, doc: &RawDocument) -> Option<()> {
+    fn document(&mut self, doc: &RawDocument, left: usize) -> Option<()> {
+        let left = left.checked_sub(1)?;
         self.bytes.push(b'{');
         for element in doc.iter_elements() {
             let element = element.ok()?;
             self.tagged(b'k', element.key().as_str().as_bytes());
-            self.value(element.value().ok()?)?;
+            self.value(element.value().ok()?, left)?;
         }
         self.bytes.push(b'}');
         Some(())
     }
 
-    fn array(&mut self, array: &RawArray) -> Option<()> {
+    fn array(&mut self, array: &RawArray, left: usize) -> Option<()> {
+        let left = left.checked_sub(1)?;
         self.bytes.push(b'[');
         for value in array {
-            self.value(value.ok()?)?;
+            self.value(value.ok()?, left)?;
         }
         self.bytes.push(b']');
         Some(())
@@ -216,6 +221,9 @@ impl Form {
         self.bytes.extend(exponent.to_le_bytes());
     }
 }
+
+/// Levels of a document that the server takes; it stores fewer (180).
+const DEPTH_MAX: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -283,5 +291,24 @@ mod tests {
     #[test]
     fn the_value_stays_as_it_came() {
         assert_eq!(key(Bson::Double(5.0)).id(), RawBsonRef::Double(5.0));
+    }
+
+    /// `{a: {a: … {}}}`, so many documents in each other.
+    fn nested(levels: usize) -> RawDocumentBuf {
+        let mut bytes = Vec::new();
+        for inner in (0..levels).rev() {
+            let length = if inner == 0 { 5 } else { 5 + 8 * inner };
+            bytes.extend_from_slice(&i32::try_from(length).unwrap().to_le_bytes());
+            bytes.extend_from_slice(if inner == 0 { b"" } else { b"\x03a\0" });
+        }
+        bytes.resize(bytes.len() + levels, 0);
+        RawDocumentBuf::from_bytes(bytes).unwrap()
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        for (levels, is_key) in [(1, true), (200, true), (201, false), (100_000, false)] {
+            assert_eq!(Key::new(RawBsonRef::Document(&nested(levels))).is_some(), is_key, "{levels}");
+        }
     }
 }

@@ -129,8 +129,8 @@ impl Executor {
                 true => pending.iter().filter(|key| !found.contains_key(key)).collect(),
                 false => Vec::new(),
             };
-            self.delete(ns, &gone).await?;
-            let refused = self.replace(ns, &portion.documents, refusals > 0).await?;
+            let mut refused = self.delete(ns, &gone).await?;
+            refused.extend(self.replace(ns, &portion.documents, refusals > 0).await?);
 
             let mut again: Vec<Key> = match portion.complete {
                 true => Vec::new(),
@@ -160,9 +160,11 @@ impl Executor {
         Ok(())
     }
 
-    async fn delete(&self, ns: &Namespace, keys: &[&Key]) -> Result<(), Stall> {
+    /// Deletes documents; returns what the target refused.
+    async fn delete(&self, ns: &Namespace, keys: &[&Key]) -> Result<HashMap<Key, Refusal>, Stall> {
+        let mut refused = HashMap::new();
         if keys.is_empty() {
-            return Ok(());
+            return Ok(refused);
         }
         let mut deletes = RawArrayBuf::new();
         for key in keys {
@@ -171,11 +173,16 @@ impl Executor {
         let mut command = rawdoc! {"delete": ns.coll(), "ordered": false};
         command.append(cstr!("deletes"), deletes);
         let reply = self.target.write(ns, command, Validation::Asked).await.map_err(Stall::Target)?;
-        match reply.errors.first() {
-            // A delete by `_id` has no reason of its own to fail: the server is in trouble.
-            Some(error) => Err(Stall::Target(ServerError::from_code(error.code, &error.message))),
-            None => Ok(()),
+        for failed in reply.errors {
+            let error = ServerError::from_code(failed.code, &failed.message);
+            if error.class != Class::Refused {
+                return Err(Stall::Target(error));
+            }
+            if let Some(key) = keys.get(failed.index) {
+                refused.insert((*key).clone(), Refusal { error, holder: None });
+            }
         }
+        Ok(refused)
     }
 
     /// Writes source versions; returns what the target refused.

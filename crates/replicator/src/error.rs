@@ -6,8 +6,8 @@ use mongodb::error::{Error, ErrorKind};
 
 /// Codes of a server that is not able to serve right now (`wire-facts.md` 5.3 and 6).
 const TRANSIENT: &[i32] = &[
-    6, 7, 24, 46, 50, 64, 89, 91, 100, 112, 134, 133, 189, 202, 237, 246, 251, 262, 365, 371, 384, 462, 9001,
-    10107, 11600, 11601, 11602, 13435, 13436, 13388, 14031,
+    6, 7, 24, 43, 46, 50, 64, 89, 91, 100, 112, 134, 133, 175, 189, 202, 237, 246, 251, 262, 365, 371, 384,
+    462, 9001, 10107, 11600, 11601, 11602, 13435, 13436, 13388, 14031,
 ];
 /// "Not authorized": a right is missing.
 pub const UNAUTHORIZED: i32 = 13;

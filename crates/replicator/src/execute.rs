@@ -49,6 +49,8 @@ pub struct Executor {
     pub shared: Shared,
     /// Tries for a document that the target refuses.
     pub max_retries: u32,
+    /// The state could not be saved last time.
+    pub unsaved: bool,
     /// Namespaces that were looked at, and whether they can be followed.
     pub known: HashMap<Namespace, Followed>,
     /// Dirty namespaces whose predicates the target refuses or is too slow for: not tried again in this run.
@@ -86,7 +88,7 @@ impl Executor {
     pub async fn execute(&mut self, ns: &Namespace, work: Work, tally: &mut Tally) -> Result<(), Stall> {
         if let Some(unit) = work.dirty {
             self.make_dirty(ns, "written to by a command whose effect is not known document by document");
-            self.known.remove(ns);
+            self.known.retain(|known, _| known != ns && !(ns.coll().is_empty() && known.db() == ns.db()));
             tally.note(unit.entry, Way::Dirty);
             return Ok(());
         }
@@ -153,17 +155,27 @@ impl Executor {
     /// Before anything is written: what may be on the target from now on.
     pub fn remember_sent(&mut self, head: u64) -> Result<(), Stall> {
         if self.parked.sent < head {
-            self.parked.sent = head;
+            let sent = Checkpoint { sent: head, ..self.parked };
+            sent.store(&self.log, CursorSync::Later).map_err(Stall::Log)?;
+            self.parked = sent;
             self.checkpoint.sent = head;
-            self.parked.store(&self.log, CursorSync::Later).map_err(Stall::Log)?;
         }
         Ok(())
     }
 
+    /// Writes what is dirty and dead to the disk, if that has changed; says a failure once.
+    pub fn save_state(&mut self) -> bool {
+        let saved = self.shared.save_state();
+        if let (Err(error), false) = (&saved, self.unsaved) {
+            error!(%error, "the replicator's state cannot be saved: check the log folder's disk and rights");
+        }
+        self.unsaved = saved.is_err();
+        saved.is_ok()
+    }
+
     /// Remembers how far we are: first what is dirty, then the position that relies on it.
     pub fn park(&mut self, sync: CursorSync) {
-        if let Err(error) = self.shared.state().save() {
-            error!(%error, "the replicator's state cannot be saved: check the log folder's disk and rights");
+        if !self.save_state() {
             return;
         }
         match self.checkpoint.store(&self.log, sync) {

@@ -32,7 +32,7 @@ use prometheus::Registry;
 use record::{Mark, Namespace, Record, RecordKind};
 pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_ms};
 pub use source::takes_unauthenticated_commands;
-pub use state::{DeadLetter, Desired, Dirty};
+pub use state::{DeadLetter, Desired, Dirty, Filter};
 use synclog::{Lsn, ReadError, Reader, SyncLog};
 pub use target::{OWN_DATABASE, Reply, Validation, WriteError};
 use tokio_util::sync::CancellationToken;
@@ -67,8 +67,10 @@ pub struct Config {
     pub max_retries: u32,
     /// Entries that wait, shared with whoever appends.
     pub pending: Arc<Pending>,
-    /// Whether writes to a namespace are captured.
-    pub followed: Box<dyn Fn(&Namespace) -> bool + Send + Sync>,
+    /// Which namespaces are captured.
+    pub filter: Filter,
+    /// Whether a filter captures a namespace.
+    pub captures: fn(&Filter, &Namespace) -> bool,
     /// Takes what capture could not record since the last call.
     pub misses: Box<dyn Fn() -> Vec<Miss> + Send + Sync>,
 }
@@ -169,6 +171,11 @@ fn reader_at(log: &SyncLog, resume: u64) -> Result<(Reader, Option<String>), Str
             let (reader, more) = reader_at(log, resume_at.0)?;
             Ok((reader, more.or(Some(problem))))
         }
+        // The disk refuses: what is there is lost to us, and what comes now is not.
+        Err(error) if Lsn(resume) < log.head() => {
+            let (reader, _) = reader_at(log, log.head().0)?;
+            Ok((reader, Some(error.to_string())))
+        }
         Err(error) => Err(error.to_string()),
     }
 }
@@ -236,6 +243,7 @@ impl Replicator {
             batch_end: recovered.checkpoint.applied,
             shared: shared.clone(),
             max_retries: config.max_retries,
+            unsaved: false,
             known: HashMap::new(),
             no_look_up: HashSet::new(),
         };

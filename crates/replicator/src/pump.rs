@@ -9,7 +9,7 @@
 mod connect;
 mod orders;
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use record::{Entry, Namespace, Record, Touch};
@@ -53,8 +53,8 @@ pub(crate) struct Pump {
     failures: usize,
     /// The kind of the last of them.
     last_class: Option<Class>,
-    /// Namespaces that the target's user may not write to.
-    forbidden: HashSet<Namespace>,
+    /// How often the target's user was not allowed to write to a namespace.
+    forbidden: HashMap<Namespace, u32>,
     cursor_synced: Instant,
     trimmed_to: u64,
     last_problem: Option<String>,
@@ -93,7 +93,7 @@ impl Pump {
             connected: false,
             failures: 0,
             last_class: None,
-            forbidden: HashSet::new(),
+            forbidden: HashMap::new(),
             cursor_synced: Instant::now(),
             trimmed_to: 0,
             last_problem: None,
@@ -140,6 +140,7 @@ impl Pump {
         let until = tokio::time::Instant::now() + wait;
         loop {
             self.take_misses();
+            self.save_state(); // again, when an earlier try failed
             let slice = until.min(tokio::time::Instant::now() + Duration::from_secs(1));
             tokio::select! {
                 () = self.log.wait_appended(self.reader.position()), if follow => return,
@@ -220,13 +221,7 @@ impl Pump {
         self.executor.batch_end = self.batch.end;
         for (ns, mut queue) in queues(self.batch.entries.clone()) {
             match self.apply_to(&ns, &mut queue, &mut tally).await {
-                // Rights may come back; one namespace without them must not hold up the others for ever.
-                Err(Stall::Target(error))
-                    if error.code == Some(UNAUTHORIZED)
-                        && (self.forbidden.contains(&ns)
-                            || self.failures >= self.executor.max_retries as usize) =>
-                {
-                    self.forbidden.insert(ns.clone());
+                Err(Stall::Target(error)) if error.code == Some(UNAUTHORIZED) && self.is_forbidden(&ns) => {
                     self.executor.make_dirty(&ns, "the target's user may not write to it");
                     queue.iter().for_each(|unit| tally.note(unit.entry, Way::Dirty));
                 }
@@ -234,6 +229,13 @@ impl Pump {
             }
         }
         Ok(tally)
+    }
+
+    /// Counts refusals: rights may come back, but one namespace without them must not hold up the others for ever.
+    fn is_forbidden(&mut self, ns: &Namespace) -> bool {
+        let count = self.forbidden.entry(ns.clone()).or_insert(0);
+        *count += 1;
+        *count > self.executor.max_retries
     }
 
     async fn apply_to(
@@ -337,10 +339,8 @@ impl Pump {
         tokio::task::block_in_place(|| self.executor.park(sync));
     }
 
-    fn save_state(&self) {
-        if let Err(error) = self.shared.state().save() {
-            error!(%error, "the replicator's state cannot be saved: check the log folder's disk and rights");
-        }
+    fn save_state(&mut self) {
+        tokio::task::block_in_place(|| self.executor.save_state());
     }
 
     /// Writes that capture could not record.

@@ -147,6 +147,8 @@ pub enum Order {
 struct Inner {
     status: Mutex<Status>,
     state: Mutex<State>,
+    /// Held while the state is written, so that an older one never replaces a newer one.
+    saving: Mutex<()>,
     orders: mpsc::Sender<Order>,
     orphans: mpsc::UnboundedSender<Orphan>,
     changed: Notify,
@@ -178,8 +180,15 @@ impl Shared {
         let (orphans, orphan_inbox) = mpsc::unbounded_channel();
         let metrics = Metrics::new(registry)?;
         let changed = Notify::new();
-        let inner =
-            Inner { status: Mutex::default(), state: Mutex::new(state), orders, orphans, changed, metrics };
+        let inner = Inner {
+            status: Mutex::default(),
+            state: Mutex::new(state),
+            saving: Mutex::new(()),
+            orders,
+            orphans,
+            changed,
+            metrics,
+        };
         Ok((Shared(Arc::new(inner)), Inbox { orders: order_inbox, orphans: orphan_inbox }))
     }
 
@@ -237,11 +246,11 @@ impl Shared {
             return Err(ControlError::WrongState(name));
         }
         state.set_desired(to);
-        if state.save().is_err() {
-            state.set_desired(now);
+        drop(state);
+        if self.save_state().is_err() {
+            self.state().set_desired(now);
             return Err(ControlError::NotSaved);
         }
-        drop(state);
         self.0.changed.notify_one();
         Ok(())
     }
@@ -278,6 +287,17 @@ impl Shared {
         self.status_mut().orphans += 1;
         // Fails only when the replicator has ended; the mark in the log speaks for itself then.
         let _ = self.0.orphans.send(orphan);
+    }
+
+    /// Writes the state, if it has changed. Others may use it meanwhile, however long the disk takes.
+    pub(crate) fn save_state(&self) -> std::io::Result<()> {
+        let _one_at_a_time = self.0.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsaved = self.state().take_unsaved();
+        let saved = unsaved.map_or(Ok(()), |unsaved| unsaved.write());
+        if saved.is_err() {
+            self.state().not_saved();
+        }
+        saved
     }
 
     pub(crate) async fn changed(&self) {

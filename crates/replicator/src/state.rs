@@ -31,6 +31,15 @@ pub enum Desired {
     Stopped,
 }
 
+/// Which namespaces are captured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Filter {
+    /// `sync.include`.
+    pub include: Vec<String>,
+    /// `sync.exclude`.
+    pub exclude: Vec<String>,
+}
+
 /// Why a namespace needs a full comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dirty {
@@ -68,6 +77,8 @@ struct Content {
     desired: Desired,
     source_seen: bool,
     target_seen: bool,
+    #[serde(default)]
+    filter: Filter,
     everything_dirty: Option<Dirty>,
     dirty: BTreeMap<String, Dirty>,
     dead_letters: Vec<DeadLetter>,
@@ -80,6 +91,27 @@ pub struct State {
     path: PathBuf,
     content: Content,
     changed: bool,
+}
+
+/// A state on its way to the disk.
+pub struct Unsaved {
+    path: PathBuf,
+    content: Content,
+}
+
+impl Unsaved {
+    /// Writes it, so that it survives a crash of the host.
+    pub fn write(&self) -> io::Result<()> {
+        let aside = self.path.with_extension("json.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+        file.write_all(&serde_json::to_vec_pretty(&self.content)?)?;
+        file.sync_all()?;
+        fs::rename(&aside, &self.path)?;
+        if let Some(dir) = self.path.parent() {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    }
 }
 
 impl State {
@@ -118,21 +150,22 @@ impl State {
         state.save()
     }
 
+    /// What has to be written, if something has changed since it was last taken.
+    pub fn take_unsaved(&mut self) -> Option<Unsaved> {
+        std::mem::replace(&mut self.changed, false)
+            .then(|| Unsaved { path: self.path.clone(), content: self.content.clone() })
+    }
+
+    /// What was taken could not be written.
+    pub fn not_saved(&mut self) {
+        self.changed = true;
+    }
+
     /// Writes what has changed, so that it survives a crash of the host.
     pub fn save(&mut self) -> io::Result<()> {
-        if !self.changed {
-            return Ok(());
-        }
-        let aside = self.path.with_extension("json.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-        file.write_all(&serde_json::to_vec_pretty(&self.content)?)?;
-        file.sync_all()?;
-        fs::rename(&aside, &self.path)?;
-        if let Some(dir) = self.path.parent() {
-            File::open(dir)?.sync_all()?;
-        }
-        self.changed = false;
-        Ok(())
+        let saved = self.take_unsaved().map_or(Ok(()), |unsaved| unsaved.write());
+        self.changed |= saved.is_err();
+        saved
     }
 
     /// What the worker was told.
@@ -155,6 +188,17 @@ impl State {
     pub fn set_source_seen(&mut self) {
         self.content.source_seen = true;
         self.changed = true;
+    }
+
+    /// What was captured before.
+    pub fn filter(&self) -> &Filter {
+        &self.content.filter
+    }
+
+    /// Remembers what is captured from now on.
+    pub fn set_filter(&mut self, filter: &Filter) {
+        self.changed |= self.content.filter != *filter;
+        self.content.filter.clone_from(filter);
     }
 
     /// Whether the target has been looked at for documents from before.

@@ -32,6 +32,8 @@ const CANDIDATES_MS_MAX: i64 = 45_000;
 pub const TIME_LIMIT_EXCEEDED: i32 = 50;
 /// Between two looks at the target's connections.
 const FENCE_INTERVAL: Duration = Duration::from_millis(100);
+/// Looks until that is said: half a minute.
+const FENCE_LOOKS_QUIET: u32 = 300;
 /// Where the server does not show its connections: how long a late command may take.
 const FENCE_BLIND_WAIT: Duration = Duration::from_secs(10);
 
@@ -134,10 +136,20 @@ impl Target {
     /// Waits until no command of an earlier generation can land any more.
     pub async fn fence(&self) -> Result<(), ServerError> {
         let mut everybody = true;
+        let mut looks = 0;
         loop {
             match self.others(everybody).await {
                 Ok(0) => return Ok(()),
-                Ok(_) => tokio::time::sleep(FENCE_INTERVAL).await,
+                Ok(connections) => {
+                    looks += 1;
+                    if looks == FENCE_LOOKS_QUIET {
+                        warn!(
+                            connections,
+                            "nothing is sent until the target has ended what an earlier connection of ours left running"
+                        );
+                    }
+                    tokio::time::sleep(FENCE_INTERVAL).await;
+                }
                 // Without the privilege `inprog` a user still sees its own operations, which is what we ask for.
                 Err(error) if everybody && matches!(error.class, Class::Identity | Class::Refused) => {
                     everybody = false
@@ -184,8 +196,10 @@ impl Target {
             past.append(bson::cstr!("bypassDocumentValidation"), true);
             match self.send(ns, past).await {
                 Err(error) if error.code == Some(UNAUTHORIZED) => {
+                    let reply = self.send(ns, command).await?;
                     info!(%ns, "the target's user may not write past validators (grant dbAdminAnyDatabase), so they are asked");
                     self.bypass.store(false, Ordering::Relaxed);
+                    return Ok(reply);
                 }
                 other => return other,
             }

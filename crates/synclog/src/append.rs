@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::config::{Config, Durability};
 use crate::disk::Disk;
@@ -32,6 +33,8 @@ pub(crate) struct Tail {
     /// Written since the flusher was last nudged.
     unsynced_bytes: u64,
     pub(crate) spare: Spare,
+    /// An append has waited in vain for the spare: the others do not, until it is there.
+    pub(crate) maker_late: bool,
     pub(crate) closed: bool,
 }
 
@@ -43,6 +46,7 @@ impl Tail {
             end: SEGMENT_HEADER_BYTES,
             unsynced_bytes: 0,
             spare: Spare::Wanted,
+            maker_late: false,
             closed: false,
         }
     }
@@ -126,7 +130,14 @@ impl Shared {
                     asked = true;
                     self.make.notify_one();
                 }
-                Spare::Wanted => tail = self.made.wait(tail).unwrap_or_else(PoisonError::into_inner),
+                // A device that hangs must stop the others once at most.
+                Spare::Wanted if tail.maker_late => return Err(self.refused(io::ErrorKind::TimedOut.into())),
+                Spare::Wanted => {
+                    let waited = self.made.wait_timeout(tail, ROLL_WAIT_MAX);
+                    let (guard, result) = waited.unwrap_or_else(PoisonError::into_inner);
+                    tail = guard;
+                    tail.maker_late = result.timed_out() && matches!(tail.spare, Spare::Wanted);
+                }
             }
         }
     }
@@ -239,3 +250,5 @@ const PARTS_MAX: usize = 14;
 
 /// The flusher starts early after so many bytes: a larger backlog of dirty pages would stall the appends themselves.
 const NUDGE_BYTES: u64 = 8 << 20;
+/// Longest wait for the next segment: it is made ahead, so only a device that hangs takes this long.
+const ROLL_WAIT_MAX: Duration = Duration::from_secs(1);

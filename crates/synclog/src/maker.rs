@@ -45,6 +45,7 @@ pub(crate) fn run(shared: &Shared) {
             Ok(file) => Spare::Ready(file),
             Err(error) => Spare::Failed(error),
         };
+        tail.maker_late = false;
         shared.made.notify_all();
     }
 }

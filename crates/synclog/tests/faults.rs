@@ -312,3 +312,35 @@ async fn a_thread_that_dies_is_noticed() {
         assert!(log.wait_durable(log.head()).await.is_err() || log.durable() == log.head());
     }
 }
+
+/// A device that hangs while the next segment is made stops one append for a while, the others not at all.
+#[test]
+fn a_device_that_hangs_at_a_roll_is_an_error_and_no_standstill() {
+    let dir = scratch();
+    let mut config = small(dir.path());
+    // Whoever holds this lock hangs the device.
+    let device = Arc::new(Mutex::new(()));
+    let hangs = Arc::clone(&device);
+    config.faults = Some(Faults::new(move |call| {
+        if call == Call::Allocate {
+            drop(hangs.lock().unwrap());
+        }
+        Verdict::Pass
+    }));
+    let (log, _) = open(&config);
+    let hanging = device.lock().unwrap();
+    let refused = |result: Result<Lsn, AppendError>| matches!(result, Err(AppendError::Disk { source, .. }) if source.kind() == io::ErrorKind::TimedOut);
+    // The spare that was made before, then no more.
+    let mut appended = 0;
+    while let Ok(lsn) = log.append(1, &[&[0; 100]]) {
+        appended = lsn.0;
+    }
+    assert!(appended > 0 && appended < 10_000, "{appended}");
+    assert!((0..1000).all(|_| refused(log.append(1, &[&[0; 100]]))), "they would wait a second each");
+    drop(hanging);
+    // The maker is done at some time; nothing was lost or doubled.
+    while refused(log.append(1, &[&[0; 100]])) {
+        std::thread::yield_now();
+    }
+    assert_eq!(log.head(), Lsn(appended + 2));
+}

@@ -30,6 +30,9 @@ pub enum WireError {
     /// A name that is not UTF-8, or has no end.
     #[error("malformed name")]
     Name,
+    /// Bytes that do not inflate to what they announce, or a compressor that we do not know.
+    #[error("malformed compressed frame")]
+    Compressed,
     /// What is to be built would be longer than a frame may be, in bytes.
     #[error("a frame of {0} bytes is too long to send")]
     TooLong(usize),

@@ -1,12 +1,13 @@
-//! Bytes to frames and back: framing, OP_MSG, OP_QUERY and OP_REPLY, hello rewriting.
+//! Bytes to frames and back: framing, OP_MSG, OP_COMPRESSED, OP_QUERY and OP_REPLY, hello rewriting.
 //!
 //! - knows no sockets, no clock, no tokio: everything is a function of the bytes handed in
 //! - bytes come from the network: they may be anything, and nothing here panics or allocates on their word
 //! - what is not understood is an error value ("opaque frame"), never a reason to stop forwarding
 //! - all integers on the wire are little endian (`wire-facts.md` 1)
 //!
-//! Not here: what a command means (`capture`), when bytes move (`proxy`), OP_COMPRESSED (carried as it is).
+//! Not here: what a command means (`capture`), when bytes move (`proxy`).
 
+mod compressed;
 mod document;
 mod error;
 mod frame;
@@ -14,6 +15,7 @@ pub mod hello;
 mod msg;
 mod query;
 
+pub use compressed::{inflate, inflated_bytes};
 pub use document::{DocumentWriter, Element, Elements, elements};
 pub use error::WireError;
 pub use frame::{FRAME_BYTES_MAX, FrameReader, HEADER_BYTES, Head, Header, OpCode};

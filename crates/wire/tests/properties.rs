@@ -6,7 +6,7 @@ use bson::{RawDocumentBuf, raw::CString, rawdoc};
 use proptest::{collection::vec, prelude::*};
 use wire::{
     DocumentWriter, FRAME_BYTES_MAX, FirstKey, Flags, FrameReader, Head, Header, OpMsg, OpQuery, OpReply,
-    Section, Sequence, elements, encode_msg, first_key, hello, peek_flags,
+    Section, Sequence, elements, encode_msg, first_key, hello, inflate, inflated_bytes, peek_flags,
 };
 
 fn a_document() -> impl Strategy<Value = RawDocumentBuf> {

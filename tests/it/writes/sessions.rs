@@ -1,8 +1,9 @@
 //! Transactions, retryable writes, writes without a reply, and a driver's own bulk.
 
 use anyhow::{Result, ensure};
+use bson::raw::RawDocumentBuf;
 use bson::spec::BinarySubtype;
-use bson::{Binary, Document, doc, rawdoc};
+use bson::{Binary, Document, cstr, doc, rawdoc};
 
 use super::{DB, equal_but_for_dirty, expect, stage, ways};
 use crate::bad_input::raw::{MORE_TO_COME, Socket, body, must, op_msg};
@@ -75,37 +76,26 @@ async fn writes_without_a_reply() -> Result<()> {
         let stage = stage(source).await?;
         let before = ways(&stage).await?;
         let mut socket = Socket::connect(&stage.dualsync.proxy_address()).await?;
+        let set = |n: i32| rawdoc! {"q": {"_id": 1}, "u": {"$set": {"n": n}}};
         let silent = [
-            rawdoc! {"insert": "silent", "documents": [{"_id": 1, "n": 1}, {"_id": 2}], "writeConcern": {"w": 0}, "$db": DB},
-            rawdoc! {"update": "silent", "updates": [{"q": {"_id": 1}, "u": {"$inc": {"n": 1}}}], "writeConcern": {"w": 0}, "$db": DB},
-            rawdoc! {"insert": "silent", "documents": [{"_id": 1, "refused": true}], "writeConcern": {"w": 0}, "$db": DB},
-            rawdoc! {"delete": "silent", "deletes": [{"q": {"_id": 2}, "limit": 1}], "writeConcern": {"w": 0}, "$db": DB},
+            rawdoc! {"insert": "silent", "documents": [{"_id": 1, "n": 1}, {"_id": 2}]},
+            rawdoc! {"update": "silent", "updates": [set(2)]},
+            rawdoc! {"insert": "silent", "documents": [{"_id": 1, "refused": true}]},
+            rawdoc! {"delete": "silent", "deletes": [{"q": {"_id": 2}, "limit": 1}]},
         ];
-        for command in &silent {
-            socket.send(&op_msg(MORE_TO_COME, &body(command))).await?;
+        for command in silent {
+            socket.send(&op_msg(MORE_TO_COME, &body(&unacknowledged(command)))).await?;
         }
         must(&mut socket, &rawdoc! {"ping": 1, "$db": "admin"}).await?;
         expect(&stage, before, [0, 4, 0]).await?;
         // With a reply that says nothing.
-        let reply = must(
-            &mut socket,
-            &rawdoc! {
-                "update": "silent", "updates": [{"q": {"_id": 1}, "u": {"$inc": {"n": 1}}}],
-                "writeConcern": {"w": 0}, "$db": DB,
-            },
-        )
-        .await?;
+        let update = unacknowledged(rawdoc! {"update": "silent", "updates": [set(3)]});
+        let reply = must(&mut socket, &update).await?;
         println!("w: 0 is answered by {reply}");
         expect(&stage, before, [0, 5, 0]).await?;
         // Nothing behind it: the proxy finds out by itself when it has ended.
-        socket
-            .send(&op_msg(
-                MORE_TO_COME,
-                &body(&rawdoc! {
-                    "insert": "silent", "documents": [{"_id": 3}], "writeConcern": {"w": 0}, "$db": DB,
-                }),
-            ))
-            .await?;
+        let last = unacknowledged(rawdoc! {"insert": "silent", "documents": [{"_id": 3}]});
+        socket.send(&op_msg(MORE_TO_COME, &body(&last))).await?;
         let silent = stage.source.client().await?.database(DB).collection::<Document>("silent");
         testkit::wait_for("the last silent insert", DRAIN_MAX, async || {
             let seen = silent.find_one(doc! {"_id": 3}).await?.is_some();
@@ -118,6 +108,12 @@ async fn writes_without_a_reply() -> Result<()> {
         equal_but_for_dirty(&stage, 0).await?;
     }
     Ok(())
+}
+
+fn unacknowledged(mut command: RawDocumentBuf) -> RawDocumentBuf {
+    command.append(cstr!("writeConcern"), rawdoc! {"w": 0});
+    command.append(cstr!("$db"), DB);
+    command
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

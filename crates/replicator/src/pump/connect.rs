@@ -43,6 +43,8 @@ impl Pump {
         self.executor.target.fence().await.map_err(Stall::Target)?;
         self.look_at_target().await.map_err(Stall::Target)?;
         self.link_up(&hello, version, |status| &mut status.target, "Atlas connected (backup)");
+        // Another server may answer under the same address.
+        self.executor.known.clear();
         self.connected = true;
         self.probed = Instant::now();
         Ok(())
@@ -78,12 +80,21 @@ impl Pump {
 
     /// On the first run: the source's collections with documents are not on the target.
     pub(crate) async fn look_at_source(&mut self) -> Result<(), ServerError> {
-        if self.shared.state().source_seen() {
+        let seen = self.shared.state().source_seen();
+        let filter = self.shared.state().filter().clone();
+        if seen && filter == self.config.filter {
             return Ok(());
         }
-        let before = self.executor.source.non_empty().await?;
-        self.not_copied_yet(before, "had documents before dualsync came");
-        self.shared.state().set_source_seen();
+        let mut there = self.executor.source.non_empty().await?;
+        if seen {
+            there.retain(|ns| !(self.config.captures)(&filter, ns));
+            self.not_copied_yet(there, "was excluded before");
+        } else {
+            self.not_copied_yet(there, "had documents before dualsync came");
+        }
+        let mut state = self.shared.state();
+        state.set_source_seen();
+        state.set_filter(&self.config.filter);
         Ok(())
     }
 
@@ -111,7 +122,7 @@ impl Pump {
     }
 
     pub(super) fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
-        for ns in namespaces.into_iter().filter(|ns| (self.config.followed)(ns)) {
+        for ns in namespaces.into_iter().filter(|ns| (self.config.captures)(&self.config.filter, ns)) {
             self.executor.planner.set_dirty(&ns);
             if self.shared.state().set_dirty(&ns, reason, true, now_ms()) {
                 warn!(%ns, reason, "namespace is not copied yet");

@@ -60,7 +60,6 @@ impl Pump {
                 continue;
             }
             let (ns, Some(key)) = (Namespace::parse(&letter.namespace), letter.key()) else { continue };
-            tried += 1;
             match by_namespace.iter_mut().find(|(name, _)| *name == ns) {
                 Some((_, converge)) => converge.keys.push(key),
                 None => by_namespace.push((ns, Converge { keys: vec![key], ..Default::default() })),
@@ -68,10 +67,13 @@ impl Pump {
         }
         for (ns, converge) in by_namespace {
             if !self.connected {
-                break; // they stay; the answer says how many were meant
+                break; // they stay; the answer says how many were tried
             }
-            if let Err(stall) = self.executor.converge(&ns, &converge).await {
-                let _ = self.stalled(stall).await;
+            match self.executor.converge(&ns, &converge).await {
+                Ok(_) => tried += converge.keys.len() as u64,
+                Err(stall) => {
+                    self.stalled(stall).await;
+                }
             }
         }
         self.save_state();

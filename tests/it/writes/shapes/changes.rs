@@ -166,7 +166,8 @@ fn collations() -> Vec<Shape> {
 fn not_followed() -> Vec<Shape> {
     let out = rawdoc! {"$out": "out_into_itself"};
     let merge = rawdoc! {"$merge": "merge_into_itself"};
-    let aggregate = |last: RawDocumentBuf| rawdoc! {"aggregate": "", "pipeline": [{"$set": {"m": 1}}, last], "cursor": {}};
+    let set = || rawdoc! {"$set": {"m": 1}};
+    let aggregate = |last: RawDocumentBuf| rawdoc! {"aggregate": "", "pipeline": [set(), last], "cursor": {}};
     let reads = [aggregate(rawdoc! {"$match": {}}), rawdoc! {"find": ""}, rawdoc! {"count": ""}];
     let while_dirty = [
         rawdoc! {"drop": ""},
