@@ -40,10 +40,22 @@ fn run(config: Config) -> ExitCode {
     match work(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "dualsync ends");
+            tracing::error!(error = sentence(&error), "dualsync ends");
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes, outermost first; those that are quoted already are not said twice.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said.push_str(if said.is_empty() { "" } else { ": " });
+            said.push_str(&cause);
+        }
+    }
+    said
 }
 
 fn work(config: Config) -> anyhow::Result<()> {
@@ -51,7 +63,11 @@ fn work(config: Config) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
-    runtime.block_on(app::run(config))
+    let ended = runtime.block_on(app::run(config));
+    // What had to end in order has; the process ends with what is left. Dropping the runtime would end the driver's tasks
+    // one by one, and one that misses another panics (mongodb 3.9.1, `ConnectionRequester::request`).
+    std::mem::forget(runtime);
+    ended
 }
 
 /// The settings on standard output, the warnings beside them; whoever closes the pipe early has seen enough.
@@ -61,4 +77,20 @@ fn print(config: &Config) -> ExitCode {
         eprintln!("warning: {warning}");
     }
     ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let check = |error: anyhow::Error, expected| assert_eq!(sentence(&error), expected);
+        check(anyhow::anyhow!("in use"), "in use");
+        check(anyhow::anyhow!("in use").context("open the port"), "open the port: in use");
+        check(
+            anyhow::anyhow!("in use").context("a (in use): choose b").context("open"),
+            "open: a (in use): choose b",
+        );
+    }
 }

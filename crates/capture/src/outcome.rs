@@ -20,11 +20,25 @@ pub(crate) enum Job {
     /// `findAndModify`.
     FindAndModify { ns: Namespace, find: FindAndModify },
     /// Followed by namespace; the cursor of an aggregate may do the writing later.
-    Coarse { targets: Vec<Target>, is_aggregate: bool },
-    /// It may have written anywhere: we could not read it.
-    Anywhere,
+    Coarse { targets: Vec<Target>, refusals: Refusals },
+    /// It may have written anywhere: we could not read where.
+    Anywhere(Refusals),
+    /// A message that no server can read either (`wire-facts.md` 1.2): it is refused, or the connection is closed,
+    /// and nothing is run. Only an `ok: 1` would tell that this server knows more than we do.
+    Unreadable,
     /// Ends a transaction.
     End(End),
+}
+
+/// Which `ok: 0` replies say that a command which is followed by namespace did nothing (`wire-facts.md` 5.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusals {
+    /// Few: `$merge` fails midway with almost any code.
+    Aggregate,
+    /// Those, and that there is no such collection.
+    Several,
+    /// Those, and whatever blames the request: one change, or a batch that could not be read.
+    Single,
 }
 
 /// The statements of one command.
@@ -56,7 +70,7 @@ impl Job {
             },
             Job::FindAndModify { ns, find } => found_and_modified(ns, find, body),
             Job::Coarse { .. } => self.all(Doubt::Coarse),
-            Job::Anywhere | Job::End(_) => Verdict::default(),
+            Job::Anywhere(_) | Job::Unreadable | Job::End(_) => Verdict::default(),
         };
         //= retriedStmtIds, and retriedStmtId of findAndModify: answered before (wire-facts.md section 6)
         let retried = array(body, "retriedStmtIds").is_some_and(|ids| !ids.is_empty())
@@ -87,7 +101,7 @@ impl Job {
             Job::Batch(batch) => batch.statements.iter().map(|each| part(&batch.ns, each)).collect(),
             Job::FindAndModify { ns, find } => vec![part(ns, &find.statement)],
             Job::Coarse { targets, .. } => targets.iter().map(|target| (target.clone(), None)).collect(),
-            Job::Anywhere | Job::End(_) => Vec::new(),
+            Job::Anywhere(_) | Job::Unreadable | Job::End(_) => Vec::new(),
         }
     }
 
@@ -95,8 +109,14 @@ impl Job {
         match self {
             Job::Batch(batch) => batch.kind,
             Job::FindAndModify { .. } => Kind::FindAndModify,
-            Job::Coarse { .. } | Job::Anywhere | Job::End(_) => Kind::Coarse,
+            Job::Coarse { .. } | Job::Anywhere(_) | Job::Unreadable | Job::End(_) => Kind::Coarse,
         }
+    }
+
+    /// Whether this reply tells that something was written, nobody knows where.
+    pub(crate) fn wrote_anywhere(&self, reply: Option<&RawDocument>) -> bool {
+        let refused = || reply.is_some_and(|body| !flag(body, "ok") && self.was_refused(body));
+        matches!(self, Job::Anywhere(_) | Job::Unreadable) && !refused()
     }
 
     /// Whether `w: 0` made this reply say nothing: `{n: 0, ok: 1}`, whatever a batch did (`wire-facts.md` section 3).
@@ -108,18 +128,24 @@ impl Job {
     /// Whether this `ok: 0` says that nothing was applied (`wire-facts.md` 5.3).
     pub(crate) fn was_refused(&self, body: &RawDocument) -> bool {
         let Some(code) = integer(body, "code") else { return false };
-        let of_statements = BEFORE_STATEMENTS.contains(&code) || (40_400..40_500).contains(&code);
+        if BEFORE_ANYTHING.contains(&code) {
+            return true;
+        }
+        let of_request = BEFORE_STATEMENTS.contains(&code) || (40_400..40_500).contains(&code);
         match self {
             //= findAndModify, any ok:0: a single document, atomic
             Job::FindAndModify { .. } => true,
             Job::Batch(batch) => {
                 let lone = batch.statements.len() == 1 && batch.statements.iter().all(|each| !each.many);
-                BEFORE_ANYTHING.contains(&code) || of_statements || lone && AT_ENTRY.contains(&code)
+                of_request || lone && AT_ENTRY.contains(&code)
             }
-            Job::Coarse { is_aggregate, .. } => {
-                BEFORE_ANYTHING.contains(&code) || !is_aggregate && ABSENT.contains(&code)
-            }
-            Job::Anywhere | Job::End(_) => BEFORE_ANYTHING.contains(&code),
+            Job::Coarse { refusals, .. } | Job::Anywhere(refusals) => match refusals {
+                Refusals::Aggregate => false,
+                Refusals::Several => ABSENT.contains(&code),
+                Refusals::Single => ABSENT.contains(&code) || of_request,
+            },
+            Job::Unreadable => UNREADABLE.contains(&code),
+            Job::End(_) => false,
         }
     }
 }
@@ -310,11 +336,16 @@ fn found_and_modified(ns: &Namespace, find: &FindAndModify, body: &RawDocument) 
 }
 
 /// Checked before anything runs, whatever the command (`wire-facts.md` 5.3): unauthorized, authentication failed,
-/// illegal operation, no such cursor, no such command, older or no such transaction, not in a transaction, not in
-/// this API version, not in OP_QUERY, overload, body too large, field missing or unknown, no `$db`, `txnNumber` where
-/// none may be, a namespace that transactions may not touch.
-const BEFORE_ANYTHING: &[i64] =
-    &[13, 18, 20, 43, 59, 225, 251, 263, 323, 352, 462, 10_334, 40_414, 40_415, 40_571, 50_768, 50_791];
+/// illegal operation, no such cursor, no such command, older or no such transaction, not in a transaction, no such
+/// API version, not in this one, not in OP_QUERY, overload, body too large, field twice, missing or unknown, no `$db`,
+/// `txnNumber` where none may be, a namespace that transactions may not touch.
+const BEFORE_ANYTHING: &[i64] = &[
+    13, 18, 20, 43, 59, 225, 251, 263, 322, 323, 352, 462, 10_334, 40_413, 40_414, 40_415, 40_571, 50_768, 50_791,
+];
+/// A message that the server could not read (all seen on 6.0.5): a section that is longer than the rest; BSON that
+/// lies about its length; two bodies; a sequence twice, also in the body; a section kind; no body; no room for a
+/// checksum.
+const UNREADABLE: &[i64] = &[15, 22, 40_430, 40_431, 40_432, 40_433, 40_587, 51_252];
 /// Checked before a batch runs; in the middle of one they come as `writeErrors`. A `$merge` fails midway with them.
 const BEFORE_STATEMENTS: &[i64] = &[2, 9, 14, 16, 72, 73, 117, 166, 40_587];
 /// A collection that a command over collections needs is not there, or is there already.

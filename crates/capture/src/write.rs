@@ -1,7 +1,7 @@
 //! One request that may change data, from its mark to its end.
 //!
 //! - in flight from [`crate::Session::request`] until its [`Ended`] or its orphan's ticket is dropped
-//! - `outcome`, `unacknowledged` or `orphan` ends it: every mark gets an end
+//! - `outcome`, `unacknowledged`, `never_sent` or `orphan` ends it: every mark gets an end
 //! - whatever could not be appended on the way is raised as missed when the write has ended, not before
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use wire::OpMsg;
 use crate::Capture;
 use crate::commands::End;
 use crate::contention::Ticket;
-use crate::outcome::{Job, Verdict};
+use crate::outcome::{Job, Refusals, Verdict};
 use crate::read::{field, flag, integer};
 use crate::transactions::{Held, TransactionId, by_namespace, bytes, touch_bytes};
 
@@ -95,7 +95,7 @@ impl Write {
     pub fn mark(&mut self, at_ms: u64) -> Option<Vec<u8>> {
         self.marked_ms = at_ms;
         match self.job {
-            Job::End(_) | Job::Anywhere => None,
+            Job::End(_) | Job::Anywhere(_) | Job::Unreadable => None,
             _ => Some(self.mark_record().encode()),
         }
     }
@@ -115,9 +115,11 @@ impl Write {
         self.waits_for_durable
     }
 
-    /// The reply has come, as a whole OP_MSG frame. One that cannot be read leaves the write in doubt.
+    /// The reply has come, as a whole frame. One that cannot be read leaves the write in doubt.
     pub fn outcome(self, reply: &[u8], at_ms: u64) -> Ended {
-        let message = OpMsg::parse(reply).ok();
+        //= a reply is compressed only if its request was (wire-facts.md 1.4)
+        let inner = wire::inflate(reply).ok();
+        let message = OpMsg::parse(inner.as_deref().unwrap_or(reply)).ok();
         let body = message.as_ref().map(OpMsg::body);
         if let Job::End(end) = self.job {
             return self.transaction_ended(end, body, at_ms);
@@ -130,9 +132,7 @@ impl Write {
             Some(body) => self.job.judge(body),
         };
         let verdict = self.with_cursor(verdict, body);
-        if let Job::Anywhere = self.job
-            && !body.is_some_and(|body| !flag(body, "ok") && self.job.was_refused(body))
-        {
+        if self.job.wrote_anywhere(body) {
             self.capture.missed_everything();
         }
         self.end(verdict, body, at_ms)
@@ -140,11 +140,16 @@ impl Write {
 
     /// There was no reply, and the fence behind it is answered: the write has ended, somehow.
     pub fn unacknowledged(self, at_ms: u64) -> Ended {
-        if let Job::Anywhere = self.job {
+        if let Job::Anywhere(_) = self.job {
             self.capture.missed_everything();
         }
         let verdict = self.job.all(Doubt::Unacknowledged);
         self.end(verdict, None, at_ms)
+    }
+
+    /// The request's last byte never left: mongod runs nothing of it (`wire-facts.md` section 3).
+    pub fn never_sent(self, at_ms: u64) -> Ended {
+        self.end(Verdict::default(), None, at_ms)
     }
 
     /// The reply will never come. `None`: there is nothing to hand on; a transaction stays open.
@@ -156,7 +161,8 @@ impl Write {
                 }
                 None
             }
-            (Job::Anywhere, _) => {
+            (Job::Unreadable, _) => None,
+            (Job::Anywhere(_), _) => {
                 self.capture.missed_everything();
                 None
             }
@@ -188,7 +194,7 @@ impl Write {
 
     /// An aggregate that was asked for no first batch has written nothing yet: its cursor will.
     fn with_cursor(&self, verdict: Verdict, body: Option<&RawDocument>) -> Verdict {
-        let Job::Coarse { targets, is_aggregate: true } = &self.job else { return verdict };
+        let Job::Coarse { targets, refusals: Refusals::Aggregate } = &self.job else { return verdict };
         let cursor = body.and_then(|body| field(body, "cursor")).and_then(RawBsonRef::as_document);
         match cursor.and_then(|cursor| integer(cursor, "id")) {
             Some(id) if id != 0 => {

@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use checkpoint::Checkpoint;
 use execute::Executor;
 use orphans::Recorder;
-use plan::{Planner, Rules};
+use plan::{Limits, Planner, Rules};
 use pump::Pump;
 use shared::Inbox;
 use source::Source;
@@ -280,7 +280,7 @@ pub fn capture_is_off(dir: &std::path::Path) -> std::io::Result<()> {
 
 /// A planner that knows what the state remembers.
 fn remembered(state: &State, sent: u64) -> Planner {
-    let mut planner = Planner::new(Rules::default(), sent);
+    let mut planner = Planner::new(Rules::default(), Limits::default(), sent);
     for (ns, _) in state.dirty() {
         planner.set_dirty(&ns);
     }

@@ -17,11 +17,21 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use bson::Timestamp;
 use record::{Doubt, Effect, Entry, Key, Namespace, Op, Predicate, Raw, Touch};
 
-/// Keys that one namespace remembers as ahead; beyond that its floor rises. 64 k keys are about 10 MiB.
-const AHEAD_KEYS_MAX: usize = 65_536;
-/// Predicates of one namespace in one batch that still are barriers of their own; with more of them the
-/// batch is converged as a whole, which takes one round of reading and writing instead of one for each.
-const BARRIERS_MAX: usize = 8;
+/// The planner's bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Keys that one namespace remembers as ahead; beyond that its floor rises. 64 k keys are about 10 MiB.
+    pub ahead_keys_max: usize,
+    /// Predicates of one namespace in one batch that still are barriers of their own; with more of them the
+    /// batch is converged as a whole, which takes one round of reading and writing instead of one for each.
+    pub barriers_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { ahead_keys_max: 65_536, barriers_max: 8 }
+    }
+}
 
 /// The rules, each a real branch, so that the model can show what each is for. All on in the product.
 #[derive(Debug, Clone, Copy)]
@@ -144,6 +154,7 @@ impl State {
 #[derive(Debug, Default)]
 pub struct Planner {
     rules: Rules,
+    limits: Limits,
     namespaces: HashMap<Namespace, State>,
     /// Entries whose mark lies before this may have been sent already.
     sent_before: u64,
@@ -177,8 +188,8 @@ pub fn queues(entries: Vec<Entry>) -> Vec<(Namespace, VecDeque<Unit>)> {
 impl Planner {
     /// A planner for the entries from here on: those whose mark lies before `sent_before` may have been sent
     /// by an earlier run.
-    pub fn new(rules: Rules, sent_before: u64) -> Planner {
-        Planner { rules, sent_before, ..Planner::default() }
+    pub fn new(rules: Rules, limits: Limits, sent_before: u64) -> Planner {
+        Planner { rules, limits, sent_before, ..Planner::default() }
     }
 
     /// The next work for `ns`. `queue` is not empty; the caller drops [`Work::taken`] units once it is done.
@@ -200,7 +211,7 @@ impl Planner {
 
     fn fill(&self, state: &State, queue: &VecDeque<Unit>) -> Work {
         let barriers = queue.iter().filter(|unit| state.is_barrier(unit)).count();
-        let one_by_one = barriers <= BARRIERS_MAX || !self.rules.barrier;
+        let one_by_one = barriers <= self.limits.barriers_max || !self.rules.barrier;
         let mut group = 0;
         let mut behind_barrier = false;
         for unit in queue {
@@ -273,7 +284,7 @@ impl Planner {
     pub fn converged(&mut self, ns: &Namespace, keys: impl IntoIterator<Item = Key>, head: u64) {
         let state = self.namespaces.entry(ns.clone()).or_default();
         state.ahead.extend(keys.into_iter().map(|key| (key, head)));
-        if state.ahead.len() > AHEAD_KEYS_MAX {
+        if state.ahead.len() > self.limits.ahead_keys_max {
             state.floor = state.ahead.values().copied().fold(state.floor, u64::max);
             state.ahead.clear();
         }

@@ -13,7 +13,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{RawBsonRef, rawdoc};
 use fastrand::Rng;
 use record::{Doubt, Effect, Entry, Key, Namespace, Op, Predicate, Raw, Target, Touch};
-use replicator::plan::{Planner, Rules, Unit, Work, queues};
+use replicator::plan::{Limits, Planner, Rules, Unit, Work, queues};
 use replicator::replay::{Command, commands};
 use replicator::{Reply, WriteError};
 
@@ -226,6 +226,8 @@ struct Model {
     rng: Rng,
     extra: Extra,
     rules: Rules,
+    /// Small, so that they are met.
+    limits: Limits,
     keys: i64,
     source: Store,
     target: Store,
@@ -255,7 +257,9 @@ impl Model {
     fn new(seed: u64, rules: Rules, extra: Extra) -> Model {
         let mut rng = Rng::with_seed(seed);
         let keys = *rng.choice(&[2, 3, 5, 8]).expect("some");
+        let limits = Limits { ahead_keys_max: rng.usize(0..6), barriers_max: rng.usize(0..4) };
         Model {
+            limits,
             keys,
             rng,
             extra,
@@ -265,7 +269,7 @@ impl Model {
             head: 1,
             in_flight: Vec::new(),
             log: Vec::new(),
-            planner: Planner::new(rules, 0),
+            planner: Planner::new(rules, limits, 0),
             applied: 0,
             sent: 0,
             batch: None,
@@ -383,7 +387,7 @@ impl Model {
         self.batch = None;
         self.stage = Stage::Plan;
         if self.rng.bool() {
-            self.planner = Planner::new(self.rules, self.sent);
+            self.planner = Planner::new(self.rules, self.limits, self.sent);
         } else {
             self.planner.unknown_outcome(self.sent);
         }

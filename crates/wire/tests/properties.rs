@@ -128,6 +128,8 @@ fn try_every_parser(bytes: &[u8]) {
         let head = Head { header, bytes: &bytes[..header.length.min(bytes.len())] };
         let _ = first_key(&head);
         let _ = peek_flags(&head);
+        let bytes = inflated_bytes(&head);
+        assert!(inflate(head.bytes).is_ok_and(|inner| inner.len() == bytes) || inflate(head.bytes).is_err());
     }
     let mut reader = FrameReader::default();
     reader.feed(bytes);

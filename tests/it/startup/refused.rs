@@ -113,7 +113,10 @@ async fn ports_that_are_taken_are_named_with_their_key() -> Result<()> {
     refused("the proxy's", proxy().proxy_port(port), 1, &[&address, "proxy.listen"]).await?;
     refused("the admin's", proxy().env("DUALSYNC_ADMIN_LISTEN", &address), 1, &[&address, "admin.listen"])
         .await?;
-    refused("not ours", proxy().env("DUALSYNC_PROXY_LISTEN", "192.0.2.1:27018"), 1, &["proxy.listen"]).await
+    let elsewhere = proxy()
+        .env("DUALSYNC_PROXY_LISTEN", "192.0.2.1:27018")
+        .env("DUALSYNC_PROXY_ALLOW_UNAUTHENTICATED_REMOTE", "true");
+    refused("not ours", elsewhere, 1, &["192.0.2.1:27018", "proxy.listen", "of this host"]).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
