@@ -1,20 +1,21 @@
 //! Adds the `_id` that an inserted document lacks: an ObjectId, first field, as every driver does. The server would
 //! add one itself and tell nobody (`wire-facts.md` 9.1).
 //!
-//! Every other byte stays; lengths and checksum follow. Not where the frame would grow beyond what the server takes.
+//! Every other byte stays; lengths and checksum follow. Not where a document, the body or the frame would grow beyond
+//! what the server takes: it adds an `_id` on top of its limits.
 
 use bson::oid::ObjectId;
 use bson::raw::{RawBsonRef, RawDocument};
 use wire::{DocumentWriter, OpMsg, Section, Sequence, elements, encode_msg};
 
-/// The frame with the missing `_id`s; `None` when there are none, or they cannot be added.
-pub(crate) fn with_ids(frame: &[u8], message: &OpMsg<'_>) -> Option<Vec<u8>> {
+/// The frame with the missing `_id`s; `None` when there are none, or they cannot be added. A checksum is made anew:
+/// the one that came must hold, or the damage would be made good.
+pub(crate) fn with_ids(message: &OpMsg<'_>) -> Option<Vec<u8>> {
     let lacking = message.sections.iter().any(|section| match section {
         Section::Body(body) => in_body(body).any(lacks_id),
         Section::Sequence(sequence) => sequence.identifier == DOCUMENTS && sequence.documents().any(lacks_id),
     });
-    // The server closes the connection on a wrong checksum; a fresh one would make the damage good.
-    if !lacking || !message.checksum_holds(frame) {
+    if !lacking {
         return None;
     }
     let mut bytes = Vec::with_capacity(message.sections.len());
@@ -24,7 +25,7 @@ pub(crate) fn with_ids(frame: &[u8], message: &OpMsg<'_>) -> Option<Vec<u8>> {
             Section::Sequence(sequence) if sequence.identifier == DOCUMENTS => {
                 let mut out = Vec::with_capacity(sequence.as_bytes().len() + ELEMENT_BYTES);
                 for document in sequence.documents() {
-                    push_with_id(&mut out, document);
+                    push_with_id(&mut out, document)?;
                 }
                 out
             }
@@ -66,7 +67,7 @@ fn body_with_ids(body: &RawDocument) -> Option<Vec<u8>> {
             _ => writer.copy(element.bytes),
         }
     }
-    Some(writer.finish())
+    Some(writer.finish()).filter(|body| body.len() <= BODY_BYTES_MAX)
 }
 
 /// The element `name: [documents]`, given and returned as type, name, value.
@@ -78,7 +79,7 @@ fn array_with_ids(element: &[u8], name: &str) -> Option<Vec<u8>> {
         match item.value() {
             Ok(RawBsonRef::Document(document)) => {
                 let mut out = item.bytes.get(..1 + item.name.len() + 1)?.to_vec();
-                push_with_id(&mut out, document);
+                push_with_id(&mut out, document)?;
                 writer.copy(&out);
             }
             _ => writer.copy(item.bytes),
@@ -87,21 +88,31 @@ fn array_with_ids(element: &[u8], name: &str) -> Option<Vec<u8>> {
     Some([head, &writer.finish()].concat())
 }
 
-fn push_with_id(out: &mut Vec<u8>, document: &RawDocument) {
+/// Adds the document, with an `_id`; `None` when it has no room for one.
+fn push_with_id(out: &mut Vec<u8>, document: &RawDocument) -> Option<()> {
     let bytes = document.as_bytes();
     if !lacks_id(document) {
-        return out.extend_from_slice(bytes);
+        out.extend_from_slice(bytes);
+        return Some(());
     }
-    let length = i32::try_from(bytes.len() + ELEMENT_BYTES).unwrap_or(i32::MAX);
-    out.extend_from_slice(&length.to_le_bytes());
+    let length = bytes.len() + ELEMENT_BYTES;
+    if length > DOCUMENT_BYTES_MAX {
+        return None;
+    }
+    out.extend_from_slice(&i32::try_from(length).ok()?.to_le_bytes());
     out.extend_from_slice(b"\x07_id\0");
     out.extend_from_slice(&ObjectId::new().bytes());
     out.extend_from_slice(&bytes[4..]);
+    Some(())
 }
 
 const DOCUMENTS: &str = "documents";
 /// An ObjectId with its type and name.
 const ELEMENT_BYTES: usize = 1 + 4 + 12;
+/// The largest document that a client may insert (`wire-facts.md` 1.3).
+const DOCUMENT_BYTES_MAX: usize = 16 << 20;
+/// The largest body of a message (`wire-facts.md` 1.3).
+const BODY_BYTES_MAX: usize = DOCUMENT_BYTES_MAX + (16 << 10);
 
 #[cfg(test)]
 mod tests;

@@ -340,7 +340,8 @@ fn found_and_modified(ns: &Namespace, find: &FindAndModify, body: &RawDocument) 
 /// API version, not in this one, not in OP_QUERY, overload, body too large, field twice, missing or unknown, no `$db`,
 /// `txnNumber` where none may be, a namespace that transactions may not touch.
 const BEFORE_ANYTHING: &[i64] = &[
-    13, 18, 20, 43, 59, 225, 251, 263, 322, 323, 352, 462, 10_334, 40_413, 40_414, 40_415, 40_571, 50_768, 50_791,
+    13, 18, 20, 43, 59, 225, 251, 263, 322, 323, 352, 462, 10_334, 40_413, 40_414, 40_415, 40_571, 50_768,
+    50_791,
 ];
 /// A message that the server could not read (all seen on 6.0.5): a section that is longer than the rest; BSON that
 /// lies about its length; two bodies; a sequence twice, also in the body; a section kind; no body; no room for a

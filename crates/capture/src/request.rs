@@ -7,9 +7,9 @@ use record::Namespace;
 use wire::{FRAME_BYTES_MAX, Flags, Header, OpCode, OpMsg};
 
 use crate::coarse::{self, Place};
-use crate::commands::{Command, End};
+use crate::commands::{Coarse, Command, End};
 use crate::counters::Kind;
-use crate::outcome::{Batch, Job};
+use crate::outcome::{Batch, Job, Refusals};
 use crate::read::{array, document, field, integer, number, text};
 use crate::statement::{FindAndModify, Statement, Variables};
 use crate::transactions::TransactionId;
@@ -49,56 +49,96 @@ impl Session {
     }
 
     /// Looks at a whole request frame. `None`: there is nothing to capture. The write is in flight from here on.
+    ///
+    /// A compressed frame is looked at inflated; it goes on as it came, unless an `_id` is added.
     pub fn request(&self, frame: &[u8]) -> Option<Write> {
         let header = Header::of(frame).ok()?;
-        let Ok(message) = OpMsg::parse(frame) else {
-            // Nothing a server takes, by the protocol; should it take it, its reply will say so.
-            return (header.opcode == OpCode::Msg)
-                .then(|| self.write(&header, flags(frame), None, Job::Anywhere));
+        let inflated = match header.opcode {
+            OpCode::Compressed => match wire::inflate(frame) {
+                Ok(inner) => Some(inner),
+                Err(_) => return Some(self.write(&header, Flags::default(), None, Job::Unreadable)),
+            },
+            _ => None,
         };
+        let frame = inflated.as_deref().unwrap_or(frame);
+        let header = Header::of(frame).ok()?;
+        if header.opcode != OpCode::Msg {
+            return None;
+        }
+        //= unknown required flags, a wrong checksum: closed without a reply, nothing is run (wire-facts.md 1.2)
+        let message = OpMsg::parse(frame).ok().filter(|message| message.checksum_holds(frame));
+        let Some(message) = message else {
+            return Some(self.write(&header, flags(frame), None, Job::Unreadable));
+        };
+        self.command(&message)
+    }
+
+    fn command(&self, message: &OpMsg<'_>) -> Option<Write> {
         let body = message.body();
-        let (name, value) = body.iter().next()?.ok()?;
-        let db = text(body, "$db")?; //= `$db` missing: 40571 (wire-facts.md 1.2)
+        let first = body.iter_elements().next()?.ok()?;
+        let (name, value) = (first.key().as_str(), first.value().ok());
+        let command = Command::named(name);
+        let db = match body.get("$db") {
+            Ok(Some(RawBsonRef::String(db))) => db,
+            //= `$db` missing: 40571 (wire-facts.md 1.2); no string: 13111 (seen on 6.0.5)
+            Ok(_) => return None,
+            Err(_) if matches!(command, Command::Reads | Command::NotReplicated) => return None,
+            Err(_) => {
+                // The server takes names that are not UTF-8, but refuses a body that is no BSON.
+                let is_bson = body.iter_elements().all(|element| element.is_ok());
+                let job = if is_bson { Job::Anywhere(refusals(command)) } else { Job::Unreadable };
+                return Some(self.write(&message.header, message.flags, Some(body), job));
+            }
+        };
         let mut replacement = None;
-        let job = match Command::named(name.as_str()) {
+        let job = match command {
             Command::Reads => return None,
             Command::NotReplicated => {
                 if self.captures_some_of(db) {
-                    self.capture.counting.not_replicated.add(name.as_str());
+                    self.capture.counting.not_replicated.add(name);
                 }
                 return None;
             }
             Command::Unknown => {
                 if self.captures_some_of(db) {
-                    self.capture.counting.unknown.add(name.as_str());
+                    self.capture.counting.unknown.add(name);
                 }
-                self.coarse([Place::named(db, "")], false)?
+                self.coarse([Place::named(db, "")], refusals(command))?
             }
             Command::End(end) => self.end(body, end)?,
             Command::GetMore => {
-                let target = self.capture.cursors.target(number(value)?)?;
-                Job::Coarse { targets: vec![target], is_aggregate: false }
+                let target = self.capture.cursors.target(number(value?)?)?;
+                Job::Coarse { targets: vec![target], refusals: refusals(command) }
             }
-            Command::Aggregate => self.coarse([coarse::aggregate(db, body)?], true)?,
-            Command::Coarse(command) => match coarse::places(command, db, &message) {
-                Some(places) => self.coarse(places, false)?,
-                None => Job::Anywhere,
-            },
-            Command::FindAndModify => {
-                let ns = self.captured(db, value.as_str()?)?;
-                let find = FindAndModify::read(body, &Variables::of(body))?;
-                Job::FindAndModify { ns, find }
-            }
-            command @ (Command::Insert | Command::Update | Command::Delete) => {
-                let ns = self.captured(db, value.as_str()?)?;
-                if command == Command::Insert {
-                    replacement = insert::with_ids(frame, &message);
+            Command::Aggregate | Command::Coarse(_) => {
+                let places = match command {
+                    Command::Coarse(command) => coarse::places(command, db, message),
+                    _ => coarse::aggregate(db, body),
+                };
+                match places {
+                    Some(places) => self.coarse(places, refusals(command))?,
+                    None => Job::Anywhere(refusals(command)),
                 }
-                let changed = replacement.as_deref().and_then(|frame| OpMsg::parse(frame).ok());
-                Job::Batch(batch(command, ns, changed.as_ref().unwrap_or(&message)))
+            }
+            Command::FindAndModify | Command::Insert | Command::Update | Command::Delete => {
+                match value.and_then(crate::read::name) {
+                    None => self.coarse([Place::named(db, "")], refusals(command))?,
+                    Some(coll) if command == Command::FindAndModify => {
+                        let ns = self.captured(db, coll)?;
+                        Job::FindAndModify { ns, find: FindAndModify::read(body, &Variables::of(body)) }
+                    }
+                    Some(coll) => {
+                        let ns = self.captured(db, coll)?;
+                        if command == Command::Insert {
+                            replacement = insert::with_ids(message);
+                        }
+                        let changed = replacement.as_deref().and_then(|frame| OpMsg::parse(frame).ok());
+                        Job::Batch(batch(command, ns, changed.as_ref().unwrap_or(message)))
+                    }
+                }
             }
         };
-        Some(Write { replacement, ..self.write(&header, message.flags, Some(body), job) })
+        Some(Write { replacement, ..self.write(&message.header, message.flags, Some(body), job) })
     }
 
     /// Looks at the first bytes of a request that is too large to hold and goes on unseen: its namespace is all that
@@ -109,20 +149,23 @@ impl Session {
             let length = i32::from_le_bytes(*rest.first_chunk::<4>()?);
             RawDocument::from_bytes(rest.get(..usize::try_from(length).ok()?)?).ok()
         });
-        let body = body.filter(|_| head.get(BODY_AT - 1) == Some(&0));
+        let is_body = header.opcode == OpCode::Msg && head.get(BODY_AT - 1) == Some(&0);
+        let body = body.filter(|_| is_body);
         let place = body.and_then(|body| {
-            let (name, value) = body.iter().next()?.ok()?;
-            let coll = match Command::named(name.as_str()) {
+            let first = body.iter_elements().next()?.ok()?;
+            let command = Command::named(first.key().as_str());
+            let coll = match command {
                 Command::Insert | Command::Update | Command::Delete | Command::FindAndModify => {
-                    value.as_str()?
+                    first.value().ok().and_then(crate::read::name)
                 }
-                _ => "",
+                _ => None,
             };
-            Some(Place::named(text(body, "$db")?, coll))
+            Some((Place::named(text(body, "$db")?, coll.unwrap_or_default()), refusals(command)))
         });
         let job = match place {
-            Some(place) => self.coarse([place], false)?,
-            None => Job::Anywhere,
+            Some((place, refusals)) => self.coarse([place], refusals)?,
+            // It may be compressed, or any command.
+            None => Job::Anywhere(Refusals::Aggregate),
         };
         Some(self.write(&header, flags(head), body, job))
     }
@@ -142,7 +185,7 @@ impl Session {
     }
 
     /// A job that is followed by these places, as far as they are captured.
-    fn coarse(&self, places: impl IntoIterator<Item = Place>, is_aggregate: bool) -> Option<Job> {
+    fn coarse(&self, places: impl IntoIterator<Item = Place>, refusals: Refusals) -> Option<Job> {
         let config = &self.capture.config;
         let captured = |place: &Place| match place {
             Place::Collection(ns) => config.captures(ns.db(), ns.coll()),
@@ -156,7 +199,7 @@ impl Session {
             return None;
         }
         let targets = captured.into_iter().map(Place::target).collect();
-        Some(Job::Coarse { targets, is_aggregate })
+        Some(Job::Coarse { targets, refusals })
     }
 
     /// A commit or an abort; of interest when the transaction has captured writes, or may have.
@@ -191,6 +234,16 @@ impl Session {
             mark: None,
             marked_ms: 0,
         }
+    }
+}
+
+/// Which replies say that a command did nothing, when it is followed by namespace.
+fn refusals(command: Command) -> Refusals {
+    match command {
+        Command::Aggregate | Command::GetMore => Refusals::Aggregate,
+        Command::Insert | Command::Update | Command::Delete | Command::FindAndModify => Refusals::Single,
+        Command::Coarse(Coarse::Collection | Coarse::DropDatabase | Coarse::Rename) => Refusals::Single,
+        _ => Refusals::Several,
     }
 }
 

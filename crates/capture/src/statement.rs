@@ -113,7 +113,7 @@ pub(crate) struct FindAndModify {
 }
 
 impl FindAndModify {
-    pub(crate) fn read(body: &RawDocument, variables: &Variables<'_>) -> Option<FindAndModify> {
+    pub(crate) fn read(body: &RawDocument, variables: &Variables<'_>) -> FindAndModify {
         let empty = RawDocumentBuf::new();
         let query = document(body, "query").unwrap_or(&empty);
         let removes = flag(body, "remove");
@@ -125,20 +125,21 @@ impl FindAndModify {
                 entry.append(cstr!("collation"), collation);
             }
             (Statement::delete(&entry, variables), context(body, false))
-        } else {
-            let change = field(body, "update")?;
+        } else if let Some(change) = field(body, "update") {
             Change { query, change, of: body, constants: None }.statement(false, variables)
+        } else {
+            (Statement::unreadable(), None)
         };
         if statement.doubt == Some(Doubt::Predicate) {
             statement.doubt = None; // the reply may name the document
         }
-        Some(FindAndModify {
+        FindAndModify {
             removes,
             hides_id: document(body, "fields").is_some_and(hides_id),
             positional: document(body, "update").is_some_and(is_positional),
             statement,
             change_doubt,
-        })
+        }
     }
 
     /// The statement for the document that the reply named.
@@ -365,7 +366,7 @@ fn hides_id(fields: &RawDocument) -> bool {
 /// read may be one.
 fn is_positional(update: &RawDocument) -> bool {
     let operands = update.iter().flatten().filter_map(|(_, value)| value.as_document());
-    operands
-        .flat_map(|fields| fields.iter_elements())
-        .any(|element| element.map_or(true, |element| element.key().as_str().split('.').any(|part| part == "$")))
+    operands.flat_map(|fields| fields.iter_elements()).any(|element| {
+        element.map_or(true, |element| element.key().as_str().split('.').any(|part| part == "$"))
+    })
 }

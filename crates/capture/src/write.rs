@@ -16,7 +16,7 @@ use crate::Capture;
 use crate::commands::End;
 use crate::contention::Ticket;
 use crate::outcome::{Job, Refusals, Verdict};
-use crate::read::{field, flag, integer};
+use crate::read::{document, field, flag, integer};
 use crate::transactions::{Held, TransactionId, by_namespace, bytes, touch_bytes};
 
 /// A request that may change data, or ends a transaction.
@@ -195,7 +195,9 @@ impl Write {
     /// An aggregate that was asked for no first batch has written nothing yet: its cursor will.
     fn with_cursor(&self, verdict: Verdict, body: Option<&RawDocument>) -> Verdict {
         let Job::Coarse { targets, refusals: Refusals::Aggregate } = &self.job else { return verdict };
-        let cursor = body.and_then(|body| field(body, "cursor")).and_then(RawBsonRef::as_document);
+        // The first reply says `firstBatch`, that of a getMore `nextBatch`.
+        let cursor = body.and_then(|body| document(body, "cursor"));
+        let cursor = cursor.filter(|cursor| field(cursor, "firstBatch").is_some());
         match cursor.and_then(|cursor| integer(cursor, "id")) {
             Some(id) if id != 0 => {
                 for target in targets {

@@ -6,7 +6,7 @@
 
 mod common;
 
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawBson, RawDocumentBuf};
 use bson::{Timestamp, oid::ObjectId, rawdoc};
 use capture::{Capture, Config};
 use common::*;
@@ -314,9 +314,13 @@ fn deletes() {
     check(&many, &n(0), &[place], &["closed"]);
     // 5.2: deleteMany failing midway says n:0, and has deleted documents.
     check(&many, &failing(rawdoc! {"n": 0}, 0, 2), &[place], &["multi_failed", &text(0, 0)]);
-    // 4: a limit that is neither is refused as a whole; we cannot say what it would be.
-    let odd = delete(&[rawdoc! {"q": {"a": 1}}]);
-    check(&odd, &rawdoc! {"ok": 0.0, "code": 40414}, &["shop.items *"], &["closed"]);
+    // 4: a limit that is neither is refused as a whole. What is no number is 0 (seen on 6.0.5).
+    let odd = delete(&[rawdoc! {"q": {"a": 1}, "limit": 0.5}]);
+    check(&odd, &rawdoc! {"ok": 0.0, "code": 9}, &[place], &["closed"]);
+    for limit in [RawBson::Boolean(true), RawBson::Null, RawBson::Double(0.0)] {
+        let many = delete(&[rawdoc! {"q": {"a": 1}, "limit": limit}]);
+        check(&many, &n(6), &[place], &["certain", &text(0, 6)]);
+    }
 }
 
 /// wire-facts 5.1: the key from the filter, from `value._id`, or from `upserted`.
@@ -344,16 +348,48 @@ fn find_and_modifies() {
     for code in [11000, 9, 2, 11601, 112] {
         check(&body, &rawdoc! {"ok": 0.0, "code": code}, &[place], &["closed"]);
     }
-    // A projection may make up an _id (seen on 6.0.5).
-    for fields in
-        [rawdoc! {"_id": "$o"}, rawdoc! {"_id": {"$literal": 7}}, rawdoc! {"_id": 0}, rawdoc! {"_id": false}]
-    {
+    // A projection may make up an _id, or leave a part of it (seen on 6.0.5).
+    for fields in [
+        rawdoc! {"_id": "$o"},
+        rawdoc! {"_id": {"$literal": 7}},
+        rawdoc! {"_id": null},
+        rawdoc! {"_id": 0},
+        rawdoc! {"_id": false},
+        rawdoc! {"_id": {"x": 1}},
+        rawdoc! {"_id.x": 1},
+        rawdoc! {"a": 0, "_id.x": 0},
+        rawdoc! {"_id.x": "$a"},
+        rawdoc! {"_id": 1, "_id.x": 1},
+    ] {
         let body = open(rawdoc! {"update": {"$inc": {"b": 1}}, "fields": fields});
         check(&body, &found(rawdoc! {"_id": 2}), &[place], &["hidden_id", &hidden("{a: 1}")]);
     }
-    for fields in [rawdoc! {"a": 1}, rawdoc! {"_id": 1}, rawdoc! {"_id": true, "a": 1}] {
+    for fields in [
+        rawdoc! {"a": 1},
+        rawdoc! {"a": 0},
+        rawdoc! {"_id": 1},
+        rawdoc! {"_id": true, "a": 1},
+        rawdoc! {"_id": f64::NAN},
+        rawdoc! {"a._id": 1},
+        rawdoc! {"_idx": 1},
+        rawdoc! {"a": {"$add": ["$a", 1]}},
+    ] {
         let body = open(rawdoc! {"update": {"$inc": {"b": 1}}, "fields": fields});
         check(&body, &found(rawdoc! {"_id": 2}), &[place], &["certain", &text]);
+    }
+    // Every number but zero sets a flag (seen on 6.0.5).
+    let number = |text: &str| RawBson::Decimal128(text.parse().unwrap());
+    for remove in
+        [RawBson::Double(0.5), RawBson::Double(f64::NAN), number("1E-6000"), RawBson::Int64(1 << 32)]
+    {
+        let body = open(rawdoc! {"remove": remove});
+        let removed = rawdoc! {"lastErrorObject": {"n": 1}, "value": {"_id": 2}, "ok": 1.0};
+        let text = format!("{K2} delete {{q: {{_id: 2}}, limit: 1}} n=1/0");
+        check(&body, &removed, &[place], &["certain", &text]);
+    }
+    for zero in [RawBson::Double(-0.0), number("-0.00E+7"), RawBson::Null, RawBson::Boolean(false)] {
+        let neither = open(rawdoc! {"remove": zero});
+        check(&neither, &rawdoc! {"ok": 0.0, "code": 9}, &["shop.items *"], &["closed"]);
     }
     // U13: a positional operator needs the filter to find its element.
     let list = find_and_modify(&rawdoc! {"query": {"l": 3}, "update": {"$set": {"l.$": 4}}});

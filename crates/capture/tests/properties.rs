@@ -264,20 +264,17 @@ proptest! {
 /// Nested beyond what any server stores: the stack is not the limit.
 #[test]
 fn deep_documents_are_taken() {
-    let mut bytes = rawdoc! {"a": 1}.into_bytes();
-    for _ in 0..200_000 {
-        let length = (bytes.len() as i32 + 4 + 3 + 1).to_le_bytes();
-        bytes = [&length[..], b"\x03a\0", &bytes, b"\0"].concat();
-        if bytes.len() > 60_000 {
-            break;
-        }
-    }
-    let deep = RawDocumentBuf::from_bytes(bytes).unwrap();
+    let deep = nested(100_000);
     for body in [
         insert(&[rawdoc! {"_id": deep.clone()}, deep.clone()]),
         update(&[rawdoc! {"q": {"_id": deep.clone()}, "u": deep.clone()}]),
         update(&[rawdoc! {"q": {"a": deep.clone()}, "u": [deep.clone()]}]),
         find_and_modify(&rawdoc! {"query": deep.clone(), "update": deep.clone(), "let": deep.clone()}),
+        find_and_modify(&rawdoc! {"query": {}, "fields": {"a": deep.clone()}, "update": [deep.clone()]}),
+        delete(&[rawdoc! {"q": {"$expr": deep.clone()}, "limit": 0, "collation": deep.clone()}]),
+        rawdoc! {"aggregate": "items", "pipeline": [{"$merge": {"into": deep.clone()}}]},
+        rawdoc! {"applyOps": [{"op": "c", "ns": "a.b", "o": deep.clone()}]},
+        rawdoc! {"insert": "items", "documents": [], "lsid": deep.clone(), "writeConcern": deep.clone()},
     ] {
         play(
             &request(&body),
@@ -285,4 +282,17 @@ fn deep_documents_are_taken() {
             "lastErrorObject": {"n": 1, "upserted": deep.clone()}, "value": {"_id": deep.clone()}}),
         );
     }
+}
+
+/// `{a: {a: … {}}}`, so many documents in each other.
+fn nested(levels: usize) -> RawDocumentBuf {
+    let mut bytes = Vec::new();
+    for inner in (0..levels).rev() {
+        bytes.extend_from_slice(&i32::try_from(5 + 8 * inner).unwrap().to_le_bytes());
+        if inner > 0 {
+            bytes.extend_from_slice(b"\x03a\0");
+        }
+    }
+    bytes.resize(bytes.len() + levels, 0);
+    RawDocumentBuf::from_bytes(bytes).unwrap()
 }

@@ -19,6 +19,9 @@ pub struct Config {
     /// Bytes of captured requests and their replies that are held to be looked at, over all sessions. A frame that
     /// finds no room passes unscanned: what it wrote to is missed, and compared later.
     pub held_bytes_max: usize,
+    /// How long a captured request may take to arrive before it gives up its room among the held bytes to others that
+    /// wait for some, and passes unscanned.
+    pub held_patience: Duration,
     /// Who waits for the disk before a captured write's reply leaves.
     pub durability: Durability,
     /// How long a connection to mongod may take.
@@ -37,6 +40,8 @@ impl Config {
             connections_max: 10_000,
             // Five frames of the largest size, or 16,000 inserts of 16 KiB in flight.
             held_bytes_max: 256 * 1024 * 1024,
+            // A frame of the largest size at 40 Mbit/s.
+            held_patience: Duration::from_secs(10),
             durability: Durability::Journal,
             connect_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(10),

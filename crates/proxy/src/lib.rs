@@ -8,7 +8,7 @@
 //! - bounds: connections ([`Config::connections_max`]), bytes held to be looked at ([`Config::held_bytes_max`]),
 //!   outstanding requests per session, one read buffer of at most 64 KiB per direction otherwise
 //!
-//! Not here yet: TLS, OP_COMPRESSED inspection, several listeners, idle timeouts.
+//! Not here yet: TLS, several listeners, idle timeouts.
 
 mod config;
 mod held;

@@ -74,7 +74,7 @@ impl Listener {
         })?;
         let watcher = watch.map(|watch| Watcher::new(watch, config.durability));
         let shared = Arc::new(Shared {
-            held: Held::new(config.held_bytes_max),
+            held: Held::new(config.held_bytes_max, config.held_patience),
             watcher,
             metrics,
             upstream: Outage::default(),
@@ -95,7 +95,7 @@ impl Listener {
         let Listener { socket, shared, .. } = self;
         let mut sessions = JoinSet::new();
         let mut next_id = 0_u64;
-        let full = Outage::default();
+        let (full, failing) = (Outage::default(), Outage::default());
         loop {
             let accepted = select! {
                 biased;
@@ -109,6 +109,7 @@ impl Listener {
             match accepted {
                 Ok((client, peer)) if sessions.len() < shared.config.connections_max => {
                     full.ended("connections are accepted again");
+                    failing.ended("connections can be accepted again");
                     next_id += 1;
                     debug!(session = next_id, %peer, "accepted");
                     let span = info_span!("session", id = next_id);
@@ -122,7 +123,7 @@ impl Listener {
                 }
                 Err(error) => {
                     // Out of file descriptors, mostly: the client waits in the backlog.
-                    warn!(%error, "cannot accept a connection");
+                    failing.began(&error, "cannot accept connections");
                     sleep(Duration::from_millis(200)).await;
                 }
             }

@@ -44,6 +44,12 @@ struct Request<W> {
     stream: Option<i32>,
 }
 
+impl<W> Request<W> {
+    fn may_wait_long(&self) -> bool {
+        self.may_stream || self.reply == ReplyTo::Hello
+    }
+}
+
 /// The list. See the module.
 #[derive(Debug)]
 pub(crate) struct Outstanding<W> {
@@ -101,6 +107,12 @@ impl<W> Outstanding<W> {
         self.unfenced > 0 && !self.requests.iter().any(|request| request.may_stream)
     }
 
+    /// Whether what is sent now may wait for long: behind a stream, or a hello that waits for a change. No driver sends
+    /// anything there; anybody can, without a password.
+    pub(crate) fn may_wait_long(&self) -> bool {
+        self.requests.iter().any(Request::may_wait_long)
+    }
+
     /// Whether a fence should be sent even though more is waiting to be sent.
     pub(crate) fn fence_urgent(&self) -> bool {
         self.unfenced >= UNFENCED_MAX && self.fence_due()
@@ -116,10 +128,15 @@ impl<W> Outstanding<W> {
         self.requests.iter().any(|request| !request.may_stream)
     }
 
+    /// Whether a captured write is outstanding.
+    pub(crate) fn has_write(&self) -> bool {
+        self.requests.iter().any(|request| request.write.is_some())
+    }
+
     /// Whether a captured write is under way that will come to an end: one behind a stream may never.
     pub(crate) fn writes_under_way(&self) -> bool {
-        let before_stream = self.requests.iter().take_while(|request| !request.may_stream);
-        before_stream.filter(|request| request.write.is_some()).count() > 0
+        let mut soon = self.requests.iter().take_while(|request| !request.may_wait_long());
+        soon.any(|request| request.write.is_some())
     }
 
     /// What to do with a reply. One that answers nothing we know is [`ReplyTo::Plain`].
@@ -179,9 +196,9 @@ mod tests {
         assert_eq!(list.meant(&reply(2, 0)), ReplyTo::Write);
         assert_eq!(list.settle(&reply(2, 0), false).answered, Some("insert"));
         assert_eq!(list.meant(&reply(3, 0)), ReplyTo::Hello);
-        assert!(list.owes_reply());
+        assert!(list.owes_reply() && list.may_wait_long());
         list.settle(&reply(3, 0), false);
-        assert!(!list.owes_reply());
+        assert!(!list.owes_reply() && !list.may_wait_long());
     }
 
     #[test]

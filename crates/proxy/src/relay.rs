@@ -52,13 +52,6 @@ impl Conversation {
         self.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when no captured write is under way.
-    async fn writes_ended(&self) {
-        while self.outstanding().writes_under_way() {
-            self.replied.notified().await;
-        }
-    }
-
     fn set_drained(&self) {
         self.drained.store(true, Ordering::Release);
         self.drain.notify_one();

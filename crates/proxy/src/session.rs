@@ -81,6 +81,7 @@ impl Shared {
             held: &self.held,
             metrics: &self.metrics,
             drain: &self.drain,
+            unsent: None,
         };
         let mut replies = Replies {
             upstream: Source::new(upstream_in, self.metrics.bytes_to_client.clone()),
@@ -96,6 +97,7 @@ impl Shared {
             () = self.kill.cancelled() => {}
         }
         if let Some(watcher) = watcher {
+            requests.unsent.into_iter().for_each(|captured| watcher.never_sent(captured));
             let writes = conversation.outstanding().take_writes();
             writes.into_iter().for_each(|captured| watcher.orphaned(captured));
         }

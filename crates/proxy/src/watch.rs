@@ -8,22 +8,35 @@
 use std::{
     fmt::Display,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use capture::{Capture, Ended, Orphan, Write};
 use record::RecordKind;
 use synclog::{Durability, Lsn, SyncLog};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::mpsc,
+    task::block_in_place,
+    time::timeout,
+};
 use tracing::{info, warn};
 
 use crate::held::Room;
 
 /// A device that hangs must not stop the application.
 const DURABLE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// The same while it hangs: a sync of a disk that answers again.
+const HUNG_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// How long nothing must have failed before an outage is over.
+const CALM: Duration = Duration::from_secs(5);
+
+/// Below this, going elsewhere would cost more than it saves: a thread's wake-up, some 50 us.
+const APART_BYTES: usize = 256 * 1024;
 
 /// Where what is seen goes.
 #[derive(Clone)]
@@ -33,7 +46,7 @@ pub struct Watch {
     /// Takes marks and entries.
     pub log: SyncLog,
     /// Takes writes whose reply will never come. When it is full their namespaces are missed instead, and their
-    /// marks stay open until the next start.
+    /// marks stay open until the next start; when nobody receives any more, the next start finds them.
     pub orphans: mpsc::Sender<Orphan>,
     /// Counts the entries that are appended.
     pub entries: Arc<AtomicU64>,
@@ -51,7 +64,7 @@ pub(crate) struct Watcher {
 pub(crate) struct Captured {
     write: Write,
     /// Capture keeps the request's statements until the outcome.
-    _room: Room,
+    room: Room,
 }
 
 impl Captured {
@@ -88,7 +101,7 @@ impl Watcher {
         {
             write.marked(lsn.0);
         }
-        Captured { write, _room: room }
+        Captured { write, room }
     }
 
     /// Records the outcome that `reply`, a whole frame, tells; returns when the reply may go to the client.
@@ -98,9 +111,12 @@ impl Watcher {
             Durability::Journal => captured.write.waits_for_durable(),
             Durability::Strict => true,
         };
-        let last = self.record(captured.write.outcome(reply, now_ms()));
+        let bytes = reply.len() + captured.room.bytes();
+        let last = apart(bytes, || self.record(captured.write.outcome(reply, now_ms())));
         let Some(last) = last.filter(|_| waits) else { return };
-        match timeout(DURABLE_WAIT_MAX, self.watch.log.wait_durable(last.next())).await {
+        // Once it hangs, not every write pays for that again.
+        let patience = if self.syncing.is_on() { HUNG_WAIT_MAX } else { DURABLE_WAIT_MAX };
+        match timeout(patience, self.watch.log.wait_durable(last.next())).await {
             Ok(Ok(())) => self.syncing.ended("the log's disk answers again"),
             Ok(Err(error)) => self.syncing.began(&error, "acknowledging writes that are not on disk yet"),
             Err(late) => self.syncing.began(&late, "acknowledging writes that are not on disk yet"),
@@ -109,7 +125,12 @@ impl Watcher {
 
     /// Records a write that has ended, nobody knows how.
     pub(crate) fn ended_unseen(&self, captured: Captured) {
-        self.record(captured.write.unacknowledged(now_ms()));
+        apart(captured.room.bytes(), || self.record(captured.write.unacknowledged(now_ms())));
+    }
+
+    /// Records that a write's last byte never left.
+    pub(crate) fn never_sent(&self, captured: Captured) {
+        self.record(captured.write.never_sent(now_ms()));
     }
 
     /// Hands on a write whose reply will never come.
@@ -155,30 +176,56 @@ impl Watcher {
 
     fn hand_on(&self, orphan: Orphan) {
         use mpsc::error::TrySendError::{Closed, Full};
-        if let Err(Full(orphan) | Closed(orphan)) = self.watch.orphans.try_send(orphan) {
-            for target in &orphan.mark_record.targets {
-                self.watch.capture.missed(&target.ns);
+        match self.watch.orphans.try_send(orphan) {
+            Ok(()) => {}
+            Err(Full(orphan)) => {
+                for target in &orphan.mark_record.targets {
+                    self.watch.capture.missed(&target.ns);
+                }
             }
+            // The program ends: its open mark tells the next start. Till then it stays in flight.
+            Err(Closed(orphan)) => std::mem::forget(orphan.ticket),
         }
     }
 }
 
-/// Something that works or does not: one line in the log per change, not per failure.
+/// Does `work` over so many bytes. When they are many, the runtime's other tasks on this thread go elsewhere first:
+/// to scan, encode and append 48 MB takes some 100 ms, in which they would stand still.
+pub(crate) fn apart<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let elsewhere = || Handle::try_current().is_ok_and(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if bytes >= APART_BYTES && elsewhere() { block_in_place(work) } else { work() }
+}
+
+/// Something that works or does not: one line in the log per change, not per failure. It works again after some
+/// seconds without a failure: near its end a full disk takes small records and no large ones.
 #[derive(Debug, Default)]
-pub(crate) struct Outage(AtomicBool);
+pub(crate) struct Outage {
+    on: AtomicBool,
+    failed: Mutex<Option<Instant>>,
+}
 
 impl Outage {
     pub(crate) fn began(&self, error: &dyn Display, what: &str) {
-        if !self.0.swap(true, Ordering::Relaxed) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        if !self.on.swap(true, Ordering::Relaxed) {
             warn!(%error, "{what}");
         }
     }
 
     pub(crate) fn ended(&self, what: &str) {
-        // The plain load keeps the usual case free of a write to shared memory.
-        if self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed) {
+        // The plain load keeps the usual case free of a lock.
+        if !self.on.load(Ordering::Relaxed) {
+            return;
+        }
+        let failed = *self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let calm = failed.is_none_or(|at| at.elapsed() >= CALM);
+        if calm && self.on.swap(false, Ordering::Relaxed) {
             info!("{what}");
         }
+    }
+
+    fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
     }
 }
 

@@ -297,8 +297,7 @@ mod tests {
     fn nested(levels: usize) -> RawDocumentBuf {
         let mut bytes = Vec::new();
         for inner in (0..levels).rev() {
-            let length = if inner == 0 { 5 } else { 5 + 8 * inner };
-            bytes.extend_from_slice(&i32::try_from(length).unwrap().to_le_bytes());
+            bytes.extend_from_slice(&i32::try_from(5 + 8 * inner).unwrap().to_le_bytes());
             bytes.extend_from_slice(if inner == 0 { b"" } else { b"\x03a\0" });
         }
         bytes.resize(bytes.len() + levels, 0);

@@ -1,5 +1,7 @@
 //! Any record survives its encoding; any bytes are read or refused, never a panic.
 
+#![allow(clippy::expect_used, reason = "a test: its helpers fail it")]
+
 use bson::raw::RawDocumentBuf;
 use bson::{Timestamp, doc, rawdoc};
 use proptest::collection::vec;

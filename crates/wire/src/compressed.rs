@@ -23,11 +23,8 @@ pub fn inflate(frame: &[u8]) -> Result<Vec<u8>, WireError> {
         return Err(WireError::OpCode(outer.opcode.code()));
     }
     let bytes = announced(frame).ok_or(WireError::Compressed)?;
-    let header = Header {
-        length: HEADER_BYTES + bytes,
-        opcode: OpCode::from(i32_at(frame, HEADER_BYTES)?),
-        ..outer
-    };
+    let header =
+        Header { length: HEADER_BYTES + bytes, opcode: OpCode::from(i32_at(frame, HEADER_BYTES)?), ..outer };
     let (compressor, payload) =
         frame.get(COMPRESSOR_AT..).and_then(<[u8]>::split_first).ok_or(WireError::Truncated)?;
     let body = match *compressor {

@@ -117,6 +117,20 @@ pub fn op_msg(flags: u32, sections: &[u8]) -> Vec<u8> {
     frame(OP_MSG, &[&flags.to_le_bytes(), sections].concat())
 }
 
+/// The same frame as OP_COMPRESSED: zlib, of which one stored block is the simplest form (RFC 1950, RFC 1951 3.2.4).
+pub fn compressed(frame: &[u8]) -> Vec<u8> {
+    let (head, bytes) = frame.split_at(16);
+    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_le_bytes();
+    let (mut low, mut high) = (1_u32, 0_u32);
+    for byte in bytes {
+        low = (low + u32::from(*byte)) % 65_521;
+        high = (high + low) % 65_521;
+    }
+    let block = [&[0x78, 0x01, 0x01], length.as_slice(), &length.map(|byte| !byte), bytes].concat();
+    let zlib = [block.as_slice(), &((high << 16) | low).to_be_bytes()].concat();
+    self::frame(OP_COMPRESSED, &[&head[12..], &as_i32(bytes.len()).to_le_bytes(), &[2], &zlib].concat())
+}
+
 /// A kind 0 section.
 pub fn body(document: &RawDocument) -> Vec<u8> {
     [&[0], document.as_bytes()].concat()

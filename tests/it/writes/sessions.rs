@@ -6,7 +6,7 @@ use bson::spec::BinarySubtype;
 use bson::{Binary, Document, cstr, doc, rawdoc};
 
 use super::{DB, equal_but_for_dirty, expect, stage, ways};
-use crate::bad_input::raw::{MORE_TO_COME, Socket, body, must, op_msg};
+use crate::bad_input::raw::{MORE_TO_COME, Socket, answer, body, compressed, must, op_msg};
 use crate::support::{DRAIN_MAX, Source};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,6 +108,25 @@ async fn writes_without_a_reply() -> Result<()> {
         equal_but_for_dirty(&stage, 0).await?;
     }
     Ok(())
+}
+
+/// We offer no compressor, and mongod takes what is compressed all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compressed_write_is_followed() -> Result<()> {
+    let stage = stage(Source::standalone().await?).await?;
+    let insert = rawdoc! {"insert": "compressed", "documents": [{"_id": 1}, {"n": 1}], "$db": DB};
+    let update =
+        rawdoc! {"update": "compressed", "updates": [{"q": {"_id": 1}, "u": {"$inc": {"n": 1}}}], "$db": DB};
+    let address = stage.dualsync.proxy_address();
+    let before = ways(&stage).await?;
+    for command in [insert, update] {
+        let answer = answer(&address, &compressed(&op_msg(0, &body(&command)))).await?;
+        println!("{answer:?}");
+    }
+    let there = stage.source.client().await?.database(DB).collection::<Document>("compressed");
+    ensure!(there.count_documents(doc! {}).await? == 2, "mongod has not taken it");
+    expect(&stage, before, [2, 0, 0]).await?;
+    equal_but_for_dirty(&stage, 0).await
 }
 
 fn unacknowledged(mut command: RawDocumentBuf) -> RawDocumentBuf {

@@ -10,7 +10,7 @@ fn parse(frame: &[u8]) -> OpMsg<'_> {
 
 fn changed(flags: Flags, sections: &[Section<'_>]) -> Option<Vec<u8>> {
     let frame = encode_msg(7, 3, flags, sections).unwrap();
-    with_ids(&frame, &parse(&frame))
+    with_ids(&parse(&frame))
 }
 
 /// The document without its first field, which must be an ObjectId named `_id`.
@@ -66,21 +66,30 @@ fn nothing_to_add_changes_nothing() {
 }
 
 #[test]
-fn a_damaged_frame_stays_damaged() {
-    let body = rawdoc! {"insert": "c", "documents": [{"a": 1}], "$db": "d"};
-    let mut frame = encode_msg(7, 0, Flags::CHECKSUM_PRESENT, &[Section::Body(&body)]).unwrap();
-    *frame.last_mut().unwrap() ^= 1;
-    assert_eq!(with_ids(&frame, &parse(&frame)), None);
-}
-
-#[test]
-fn a_full_frame_stays_as_it_is() {
-    let pad = "x".repeat(wire::FRAME_BYTES_MAX / 3 - 100);
-    let documents: Vec<u8> = (0..3).flat_map(|_| rawdoc! {"pad": pad.as_str()}.into_bytes()).collect();
+fn what_is_full_stays_as_it_is() {
+    let padded = |bytes: usize| rawdoc! {"pad": "x".repeat(bytes - 15)};
     let body = rawdoc! {"insert": "c", "$db": "d"};
-    let room = wire::FRAME_BYTES_MAX - documents.len() - body.as_bytes().len() - 100;
-    let last = rawdoc! {"pad": "x".repeat(room)};
-    let documents = [documents, last.into_bytes()].concat();
-    let sections = [Section::Body(&body), Section::Sequence(Sequence::new("documents", &documents).unwrap())];
-    assert_eq!(changed(Flags::default(), &sections), None);
+    let in_sequence = |documents: &[u8]| {
+        let documents = Section::Sequence(Sequence::new("documents", documents).unwrap());
+        changed(Flags::default(), &[Section::Body(&body), documents])
+    };
+    // A document: the server would take it, and add the `_id` on top.
+    for (bytes, fits) in [((16 << 20) - 17, true), ((16 << 20) - 16, false), (16 << 20, false)] {
+        assert_eq!(in_sequence(padded(bytes).as_bytes()).is_some(), fits, "{bytes}");
+    }
+    // A body, of many documents.
+    let with_documents = |pad: usize| {
+        let mut documents = bson::raw::RawArrayBuf::new();
+        (0..1_000).for_each(|_| documents.push(rawdoc! {}));
+        documents.push(padded(pad));
+        let body = rawdoc! {"insert": "c", "documents": documents, "$db": "d"};
+        changed(Flags::default(), &[Section::Body(&body)])
+    };
+    assert!(with_documents(16_700_000).is_some());
+    assert!(with_documents(16_770_000).is_none());
+    // The frame.
+    let third = padded(wire::FRAME_BYTES_MAX / 3 - 100);
+    let room = wire::FRAME_BYTES_MAX - 3 * third.as_bytes().len() - body.as_bytes().len() - 100;
+    let documents = [third.as_bytes(), third.as_bytes(), third.as_bytes(), padded(room).as_bytes()].concat();
+    assert_eq!(in_sequence(&documents), None);
 }

@@ -3,11 +3,13 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use bson::raw::{RawArrayBuf, RawDocumentBuf};
 use bson::{Document, rawdoc};
 use capture::{Capture, Ended, Session, Write};
+use flate2::{Compression, write::ZlibEncoder};
 use record::{Effect, Mark, Op, Record, RecordKind, Target, Touch};
 use wire::{Flags, Section, Sequence, encode_msg};
 
@@ -28,6 +30,22 @@ pub fn request_in_sequence(body: &RawDocumentBuf, name: &str, documents: &[RawDo
     let body = with_db(body);
     let sequence = Section::Sequence(Sequence::new(name, &bytes).unwrap());
     encode_msg(7, 0, Flags::default(), &[sequence, Section::Body(&body)]).unwrap()
+}
+
+/// The frame, compressed by zlib, as one that announces so many bytes more than it has.
+pub fn compressed(frame: &[u8], more: usize) -> Vec<u8> {
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
+    zlib.write_all(&frame[16..]).unwrap();
+    let payload = zlib.finish().unwrap();
+    let number = |n: usize| i32::try_from(n).unwrap().to_le_bytes();
+    let mut out = number(25 + payload.len()).to_vec();
+    out.extend_from_slice(&frame[4..12]);
+    out.extend_from_slice(&2012_i32.to_le_bytes());
+    out.extend_from_slice(&frame[12..16]);
+    out.extend_from_slice(&number(frame.len() - 16 + more));
+    out.push(2);
+    out.extend(payload);
+    out
 }
 
 pub fn reply(body: &RawDocumentBuf) -> Vec<u8> {

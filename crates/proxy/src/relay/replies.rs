@@ -16,7 +16,7 @@ use wire::{Flags, Header, OpCode, hello, peek_flags};
 
 use super::{Conversation, HELLO_BYTES_MAX};
 use crate::{
-    held::{Held, Room},
+    held::{Held, OWN_BYTES, Room},
     outstanding::ReplyTo,
     source::{Filled, Source},
     watch::{Captured, Watcher},
@@ -133,7 +133,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
         let mut room = Room::default();
         let frame = loop {
             let here = self.upstream.frames.buffered().min(reply.header.length);
-            if !self.held.cover(&mut room, here).await {
+            if !self.held.cover(&mut room, here.saturating_sub(OWN_BYTES)).await {
                 // mongod answers when it has finished: the write has ended, though we cannot read how.
                 let captured = self.settle(reply);
                 self.ended_unseen(captured);
@@ -148,6 +148,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
         if let (Some(watcher), Some(captured)) = (self.watcher, captured) {
             watcher.answered(captured, &frame).await;
         }
+        // From here on it waits for its client only, as it would in mongod, and needs nobody's room.
+        drop(room);
         self.client.send(&frame).await;
         Ok(())
     }

@@ -2,9 +2,9 @@
 //!
 //! - *pass*: part by part as it arrives
 //! - *watch*: the same, but its last byte waits until its mark is in the log
-//! - *hold*: nothing leaves until it was scanned (inserts), or rewritten (hello)
-//! - a frame that finds no room to be held passes unscanned; capture is told
-//! - writes that get no reply are followed by a ping of ours, at a frame boundary, when the client sends nothing else
+//! - *hold*: nothing leaves until it was scanned (inserts, what is compressed), or rewritten (hello)
+//! - a frame that finds no room to be held, or has to give it up, passes unscanned; capture is told
+//! - writes that get no reply are followed by a ping of ours, at a frame boundary, when no other whole frame is here
 //! - a header that is none: its 16 bytes go on and nothing after them; mongod answers what came before, and closes
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use capture::Class;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     select,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -22,11 +23,11 @@ use super::{
     look::{Expect, Request, Way, late_way, look},
 };
 use crate::{
-    held::{Held, Room},
+    held::{Held, OWN_BYTES, Room},
     metrics::Metrics,
     outstanding::ReplyTo,
     source::{Filled, Source},
-    watch::{Captured, Watcher},
+    watch::{Captured, Watcher, apart},
 };
 
 pub(crate) struct Requests<'a, R, W> {
@@ -37,6 +38,8 @@ pub(crate) struct Requests<'a, R, W> {
     pub(crate) held: &'a Held,
     pub(crate) metrics: &'a Metrics,
     pub(crate) drain: &'a CancellationToken,
+    /// The write that the request in hand carries, while its last byte is not here.
+    pub(crate) unsent: Option<Captured>,
 }
 
 /// What a session needs to see writes.
@@ -45,11 +48,25 @@ pub(crate) struct Watching<'a> {
     pub(crate) session: capture::Session,
 }
 
+impl Watching<'_> {
+    /// Looks at a whole request, which takes `room`, and appends its mark.
+    fn request(&self, frame: &[u8], room: Room) -> Option<Captured> {
+        apart(room.bytes(), || Some(self.watcher.begin(self.session.request(frame)?, room)))
+    }
+
+    /// The same for the front of a request that cannot be looked at.
+    fn unscanned(&self, head: &[u8]) -> Option<Captured> {
+        Some(self.watcher.begin(self.session.unscanned(head)?, Room::default()))
+    }
+}
+
 /// Why no more requests are forwarded.
 #[derive(Debug)]
 enum End {
-    /// The client has closed its side, or is gone.
+    /// The client has closed its side, or is gone, between two requests.
     Client,
+    /// The same in the middle of one, of which mongod may have a part: nothing can follow it.
+    Midway,
     /// What the client sends is not a frame.
     NotAFrame,
     /// mongod takes no more.
@@ -71,7 +88,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             End::Client => {
                 // mongod would stop looking for readers, never for writers; all the same nothing of ours tells it to
                 // stop before the write's reply is here.
-                self.conversation.writes_ended().await;
+                self.writes_ended().await;
+                let _ = self.upstream.shutdown().await;
+            }
+            // It does what came before, and closes; no fence could tell when (`wire-facts.md` 3).
+            End::Midway => {
                 let _ = self.upstream.shutdown().await;
             }
             End::NotAFrame => {
@@ -87,8 +108,24 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
 
     async fn forward_one(&mut self) -> Result<(), End> {
         let request = self.next_request().await?;
-        self.wait_for_room().await?;
-        self.forward(request).await
+        self.wait_for_turn(request).await?;
+        self.forward(request).await.map_err(|end| match end {
+            End::Client => End::Midway,
+            end => end,
+        })
+    }
+
+    /// Returns when no captured write is under way that will end.
+    async fn writes_ended(&mut self) {
+        loop {
+            if self.conversation.outstanding().fence_due() && self.send_fence().await.is_err() {
+                return;
+            }
+            if !self.conversation.outstanding().writes_under_way() {
+                return;
+            }
+            self.conversation.replied.notified().await;
+        }
     }
 
     async fn forward(&mut self, request: Request) -> Result<(), End> {
@@ -96,7 +133,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             Way::Pass => {
                 self.metrics.requests_pass.inc();
                 self.expect(request, ReplyTo::Plain);
-                self.send_rest(0).await
+                self.send_rest(request, 0).await
             }
             Way::Hello => {
                 self.metrics.requests_hello.inc();
@@ -109,10 +146,6 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
                 self.send_captured(request, class).await
             }
             Way::NameComesLater => self.send_late_name(request).await,
-            Way::Unreadable => {
-                self.metrics.requests_pass.inc();
-                self.send_unscanned(request, 0, Room::default()).await
-            }
         }
     }
 
@@ -123,11 +156,16 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
                 self.send_fence().await?;
             }
             let head = self.client.frames.head().map_err(|_| End::NotAFrame)?;
-            if let Some(request) = head.and_then(|head| look(&head, |name| self.class(name))) {
-                return Ok(request);
-            }
-            if self.conversation.outstanding().fence_due() {
+            let here = head.map_or(0, |head| head.bytes.len());
+            let request = head.and_then(|head| look(&head, |name| self.class(name)));
+            // Also before a frame that may take long to come: it may never be whole.
+            if request.is_none_or(|request| here < request.length)
+                && self.conversation.outstanding().fence_due()
+            {
                 self.send_fence().await?;
+            }
+            if let Some(request) = request {
+                return Ok(request);
             }
             select! {
                 filled = self.client.fill() => more(filled)?,
@@ -150,21 +188,37 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         }
     }
 
-    /// A client that sends without reading waits here: 1024 outstanding requests of some 200 bytes each.
-    async fn wait_for_room(&mut self) -> Result<(), End> {
-        while self.conversation.outstanding().is_full() {
+    /// A client that sends without reading waits here: 1024 outstanding requests of some 200 bytes each. And a captured
+    /// request, while mongod may not get to it for long: no mark, room or ticket of it must wait with it.
+    ///
+    /// What the client sends meanwhile is read as far as that takes little room, to learn that it has gone.
+    async fn wait_for_turn(&mut self, request: Request) -> Result<(), End> {
+        let is_captured = matches!(request.way, Way::Captured(_) | Way::NameComesLater);
+        let mut open = true;
+        loop {
+            let (full, long) = {
+                let outstanding = self.conversation.outstanding();
+                (outstanding.is_full(), is_captured && outstanding.may_wait_long())
+            };
+            if !(full || long && open) {
+                return Ok(());
+            }
             if self.conversation.outstanding().fence_due() {
                 self.send_fence().await?;
             }
-            self.conversation.replied.notified().await;
+            let reads_ahead = open && self.client.frames.buffered() < READ_AHEAD_BYTES;
+            select! {
+                () = self.conversation.replied.notified() => {}
+                () = self.drain.cancelled() => return Err(End::Drained),
+                filled = self.client.fill(), if reads_ahead => open = more(filled).is_ok(),
+            }
         }
-        Ok(())
     }
 
     async fn send_hello(&mut self, request: Request) -> Result<(), End> {
         if request.length > HELLO_BYTES_MAX {
             // No driver sends that. Its compressors stay, and leave with the reply.
-            return self.send_rest(0).await;
+            return self.send_rest(request, 0).await;
         }
         let frame = self.whole_frame().await?;
         match hello::strip_compression(&frame) {
@@ -175,12 +229,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
 
     /// Forwards a captured request: all but its last byte as it comes, or nothing, until it is whole and marked.
     async fn send_captured(&mut self, request: Request, class: Class) -> Result<(), End> {
-        let mut room = Room::default();
+        let (since, mut room) = (Instant::now(), Room::default());
+        let own = if self.conversation.outstanding().has_write() { 0 } else { OWN_BYTES };
         let mut sent = 0;
         loop {
-            let here = self.head()?.bytes.len();
-            if !self.held.cover(&mut room, here).await {
-                return self.send_unscanned(request, sent, room).await;
+            let head = self.head()?;
+            let (here, inflated) = (head.bytes.len(), wire::inflated_bytes(&head));
+            if !self.held.cover(&mut room, (here + inflated).saturating_sub(own)).await {
+                drop(room);
+                return self.send_unscanned(request, sent).await;
             }
             if here == request.length {
                 break;
@@ -190,13 +247,13 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
                 self.upstream.write_all(&head.bytes[sent..]).await.map_err(|_| End::Upstream)?;
                 sent = here;
             }
-            self.fill().await?;
+            if !self.fill_held(since).await? {
+                drop(room);
+                return self.send_unscanned(request, sent).await;
+            }
         }
         let frame = self.whole_frame().await?;
-        let captured = self.watching.as_ref().and_then(|watching| {
-            let write = watching.session.request(&frame)?;
-            Some(watching.watcher.begin(write, room))
-        });
+        let captured = self.watching.as_ref().and_then(|watching| watching.request(&frame, room));
         let Some(mut captured) = captured else {
             self.expect(request, ReplyTo::Plain);
             return self.send(&frame[sent..]).await;
@@ -210,33 +267,28 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     }
 
     /// Forwards a captured request that cannot be looked at; `sent` of its bytes have left.
-    async fn send_unscanned(&mut self, request: Request, sent: usize, room: Room) -> Result<(), End> {
-        let head = self.head()?;
-        // Compressed bytes are nothing to read names from.
-        let known = if matches!(request.way, Way::Unreadable) { HEADER_BYTES } else { head.bytes.len() };
-        let captured = self.watching.as_ref().and_then(|watching| {
-            let write = watching.session.unscanned(&head.bytes[..known])?;
-            Some(watching.watcher.begin(write, room))
-        });
-        match captured {
-            Some(captured) => self.register(request, captured),
-            None => self.expect(request, ReplyTo::Plain),
+    async fn send_unscanned(&mut self, request: Request, sent: usize) -> Result<(), End> {
+        let head = self.head()?.bytes;
+        self.unsent = self.watching.as_ref().and_then(|watching| watching.unscanned(head));
+        if self.unsent.is_none() {
+            self.expect(request, ReplyTo::Plain);
         }
-        self.send_rest(sent).await
+        self.send_rest(request, sent).await
     }
 
     /// Forwards a request whose name comes behind a document sequence: held until it is whole, then it is known.
     async fn send_late_name(&mut self, request: Request) -> Result<(), End> {
-        let mut room = Room::default();
+        let (since, mut room) = (Instant::now(), Room::default());
         loop {
             let here = self.head()?.bytes.len();
-            if !self.held.cover(&mut room, here).await {
-                return self.send_unscanned(request, 0, room).await;
-            }
-            if here == request.length {
+            let held = self.held.cover(&mut room, here).await;
+            if held && here == request.length {
                 break;
             }
-            self.fill().await?;
+            if !held || !self.fill_held(since).await? {
+                drop(room);
+                return self.send_unscanned(request, 0).await;
+            }
         }
         let way = late_way(self.head()?.bytes, |name| self.class(name));
         // What captures it takes its own room.
@@ -259,14 +311,19 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         self.send(FENCE).await
     }
 
-    /// Forwards what is left of the front frame as it arrives; `sent` of its bytes have left.
-    async fn send_rest(&mut self, mut sent: usize) -> Result<(), End> {
+    /// Forwards what is left of the front frame as it arrives; `sent` of its bytes have left. A write that it carries
+    /// counts from its last part on: mongod runs nothing that is not whole.
+    async fn send_rest(&mut self, request: Request, mut sent: usize) -> Result<(), End> {
         loop {
             while let Some(part) = self.client.frames.take_part().map_err(|_| End::NotAFrame)? {
                 let skip = sent.min(part.len());
                 sent -= skip;
+                let is_last = self.client.frames.remaining() == 0;
+                if let Some(captured) = self.unsent.take_if(|_| is_last) {
+                    self.register(request, captured);
+                }
                 self.send(&part[skip..]).await?;
-                if self.client.frames.remaining() == 0 {
+                if is_last {
                     return Ok(());
                 }
             }
@@ -302,6 +359,14 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         more(self.client.fill().await)
     }
 
+    /// Waits for more of a held frame; false when its room, held since `since`, is wanted by others.
+    async fn fill_held(&mut self, since: Instant) -> Result<bool, End> {
+        select! {
+            filled = self.client.fill() => more(filled).map(|()| true),
+            () = self.held.wanted(since) => Ok(false),
+        }
+    }
+
     async fn send(&mut self, bytes: &[u8]) -> Result<(), End> {
         self.upstream.write_all(bytes).await.map_err(|_| End::Upstream)
     }
@@ -318,6 +383,9 @@ fn more(filled: std::io::Result<Filled>) -> Result<(), End> {
         Ok(Filled::End) | Err(_) => Err(End::Client),
     }
 }
+
+/// As much as one read takes.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
 
 /// The request id of our own pings. A client may use it too: the order of requests tells whose reply it is.
 const FENCE_ID: i32 = i32::from_be_bytes(*b"dual");

@@ -118,24 +118,146 @@ async fn the_clients_own_next_request_is_a_fence_as_well() {
 }
 
 #[tokio::test]
-async fn no_fence_is_sent_into_a_stream() {
+async fn no_write_and_no_fence_is_sent_into_a_stream() {
     let stage = capturing(|_| {}).await;
     let (mut client, mut peer) = stage.connect().await;
     let more = rawdoc! { "getMore": 5_i64, "collection": "c", "$db": "d" };
     let more = request_with(&more, Flags::EXHAUST_ALLOWED);
     let silent = request_with(&update(), Flags::MORE_TO_COME);
-    let both = [&more[..], &silent].concat();
-    client.send(&both).await;
-    peer.gets(&both).await;
+    client.send(&[&more[..], &silent].concat()).await;
+    peer.gets(&more).await;
     let first = reply_to(id(&more), &rawdoc! { "ok": 1.0 }, Flags::MORE_TO_COME);
     peer.send(&first).await;
     client.gets(&first).await;
     peer.gets_nothing().await;
+    assert!(stage.kinds().is_empty(), "mongod would not get to it: no mark stays open");
     let last = reply_to(id(&first), &rawdoc! { "ok": 1.0 }, Flags::default());
     peer.send(&last).await;
     client.gets(&last).await;
+    peer.gets(&silent).await;
     let fence = peer.frame().await;
     assert_eq!(OpMsg::parse(&fence).unwrap().body().get_i32("ping").unwrap(), 1);
+}
+
+/// wire-facts 2.2: mongod may wait with a hello as long as the client likes, and ends it when the client goes.
+#[tokio::test]
+async fn a_write_behind_a_hello_waits_until_the_client_goes() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let hello = request(&rawdoc! { "hello": 1, "maxAwaitTimeMS": 1_000_000_000, "$db": "admin" });
+    let update = request(&update());
+    client.send(&[&hello[..], &update].concat()).await;
+    peer.gets(&hello).await;
+    peer.gets_nothing().await;
+    assert!(stage.kinds().is_empty());
+    client.half_close().await;
+    peer.gets(&update).await;
+    assert!(peer.ends().await.is_empty(), "mongod sees that the client has gone");
+    assert_eq!(stage.kinds(), ["mark"]);
+    peer.send(&[reply(&hello, &rawdoc! { "ok": 1.0 }), reply(&update, &updated())].concat()).await;
+    drop(peer);
+    client.ends().await;
+    assert_eq!(stage.kinds(), ["mark", "entry"]);
+}
+
+/// Whatever a client breaks off in, its session ends, and so do the writes before it.
+#[tokio::test]
+async fn a_request_broken_off_behind_a_silent_write_keeps_nothing_open() {
+    let mut stage = capturing(|_| {}).await;
+    let silent = request_with(&update(), Flags::MORE_TO_COME);
+    let ping = request(&rawdoc! { "ping": 1, "$db": "admin" });
+    let insert = request(&rawdoc! { "insert": "c", "documents": [{ "_id": 1 }], "$db": "d" });
+    let mut records = 0;
+    for broken in [&[][..], &ping[..10], &ping[..50], &silent[..50], &insert[..50]] {
+        let (mut client, mut peer) = stage.connect().await;
+        client.send(&[&silent, broken].concat()).await;
+        client.half_close().await;
+        peer.gets(&silent).await;
+        let fence = peer.frame().await;
+        assert_eq!(OpMsg::parse(&fence).unwrap().body().get_i32("ping").unwrap(), 1);
+        peer.send(&reply(&fence, &rawdoc! { "ok": 1.0 })).await;
+        assert!(peer.ends().await.len() <= broken.len());
+        drop(peer);
+        assert!(client.ends().await.is_empty());
+        records += 2;
+        stage.records_reach(records).await;
+        assert_eq!(stage.kinds()[records as usize - 2..], ["mark", "entry"]);
+    }
+    // Where no fence could be sent in time, mongod's end of the connection tells.
+    let (mut client, mut peer) = stage.connect().await;
+    let find = request(&rawdoc! { "find": "c", "filter": { "x": "y".repeat(100) }, "$db": "d" });
+    client.send(&find[..100]).await;
+    peer.gets(&find[..100]).await;
+    client.send(&find[100..]).await;
+    client.send(&[&silent[..], &insert[..50]].concat()).await;
+    peer.gets(&find[100..]).await;
+    peer.gets(&silent).await;
+    drop(peer);
+    client.ends().await;
+    assert_eq!(stage.orphan().await.mark, records + 1);
+    drop(client);
+    until(|| stage.metric("dualsync_proxy_connections") == 0).await;
+}
+
+/// Stalled requests must not take the room from everybody for ever.
+#[tokio::test]
+async fn a_stalled_request_gives_its_room_up() {
+    let stage = capturing(|config| {
+        config.held_bytes_max = 64 * 1024;
+        config.held_patience = std::time::Duration::from_millis(100);
+    })
+    .await;
+    let (mut slow, mut slow_peer) = stage.connect().await;
+    let pad = "y".repeat(100_000);
+    let document = rawdoc! { "_id": 1, "x": &pad[..] };
+    let stalled = rawdoc! { "insert": "stalled", "$db": "d" };
+    let stalled = request_with_sequence(&stalled, "documents", document.as_bytes(), false);
+    slow.send(&stalled[..60_000]).await;
+    slow_peer.gets_nothing().await; // until it has had its time
+    let (mut client, mut peer) = stage.connect().await;
+    let big = &pad[..20_000];
+    let insert = request(&rawdoc! { "insert": "c", "$db": "d", "documents": [{ "_id": 2, "x": big }] });
+    client.send(&insert).await;
+    peer.gets(&insert).await;
+    let answer = reply(&insert, &rawdoc! { "n": 1, "ok": 1.0 });
+    peer.send(&answer).await;
+    client.gets(&answer).await;
+    let seen = |record: &Record| matches!(record, Record::Entry(entry) if entry.doubt.is_none());
+    assert!(stage.records().iter().any(seen));
+    // The other goes on unseen, and counts for nothing unless it becomes whole.
+    slow_peer.gets(&stalled[..60_000]).await;
+    slow.half_close().await;
+    assert!(slow_peer.ends().await.is_empty());
+    drop(slow_peer);
+    slow.ends().await;
+    until(|| stage.metric("dualsync_proxy_connections") == 1).await;
+    let mut kinds = stage.kinds();
+    assert_eq!(kinds.pop(), Some("closed"), "of the mark that it got when it went on");
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["entry", "mark", "mark"]);
+    assert!(stage.capture().take_missed().is_empty());
+}
+
+/// In a runtime with several threads, long work lets the others go elsewhere (`watch::apart`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_insert_is_followed_on_any_runtime() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let pad = "y".repeat(2_000_000);
+    let insert = request(&rawdoc! { "insert": "c", "$db": "d", "documents": [{ "_id": 1, "x": &pad[..] }] });
+    for silent in [false, true] {
+        let mut insert = insert.clone();
+        insert[16] = u8::from(silent) << 1;
+        tokio::join!(client.send(&insert), peer.gets(&insert));
+        let fence = if silent { peer.frame().await } else { insert };
+        let answer = reply(&fence, &rawdoc! { "n": 1, "ok": 1.0 });
+        peer.send(&answer).await;
+        if !silent {
+            client.gets(&answer).await;
+        }
+    }
+    stage.records_reach(4).await;
+    assert_eq!(stage.kinds(), ["mark", "entry", "mark", "entry"]);
 }
 
 #[tokio::test]
@@ -208,18 +330,41 @@ async fn a_reply_that_finds_no_room_passes_and_its_write_is_in_doubt() {
     assert_eq!(entry.doubt, Some(Doubt::Unacknowledged));
 }
 
+/// wire-facts 1.4: mongod takes what it never said it would, and closes on what it cannot inflate.
 #[tokio::test]
-async fn a_compressed_request_might_have_been_a_write() {
-    let stage = capturing(|_| {}).await;
+async fn a_compressed_request_is_followed() {
+    let mut stage = capturing(|_| {}).await;
     let (mut client, mut peer) = stage.connect().await;
-    let header = |id: i32, to: i32| [25, id, to, 2012, 2013, 100].map(i32::to_le_bytes).concat();
-    let compressed = [header(5, 0), vec![2]].concat();
-    client.send(&compressed).await;
-    peer.gets(&compressed).await;
-    let answer = [header(6, 5), vec![2]].concat();
+    let compress = |frame: &[u8]| {
+        let payload = zstd::bulk::compress(&frame[16..], 3).unwrap();
+        let number = |n: usize| i32::try_from(n).unwrap().to_le_bytes();
+        let head = [&number(25 + payload.len()), &frame[4..12], &number(2012), &frame[12..16]].concat();
+        [head, number(frame.len() - 16).to_vec(), vec![3], payload].concat()
+    };
+    let plain =
+        request(&rawdoc! { "insert": "c", "documents": [{ "_id": 1, "x": "y".repeat(99) }], "$db": "d" });
+    let insert = compress(&plain);
+    client.send(&insert[..40]).await;
+    peer.gets_nothing().await;
+    client.send(&insert[40..]).await;
+    peer.gets(&insert).await;
+    assert_eq!(stage.kinds(), ["mark"]);
+    let answer = compress(&reply(&plain, &rawdoc! { "n": 1, "ok": 1.0 }));
     peer.send(&answer).await;
     client.gets(&answer).await;
-    assert!(stage.capture().take_missed().everything);
+    let Some(Record::Entry(entry)) = stage.records().pop() else { panic!("no entry") };
+    assert_eq!((entry.doubt, entry.effects[0].n), (None, 1));
+    let mut broken = insert.clone();
+    broken.truncate(insert.len() - 3);
+    broken[0] -= 3;
+    client.send(&broken).await;
+    peer.gets(&broken).await;
+    drop(peer);
+    client.ends().await;
+    drop(client);
+    until(|| stage.metric("dualsync_proxy_connections") == 0).await;
+    assert!(stage.capture().take_missed().is_empty());
+    assert!(!stage.has_orphan());
 }
 
 #[tokio::test]

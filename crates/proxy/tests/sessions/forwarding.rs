@@ -218,10 +218,10 @@ async fn a_sequence_before_the_body_hides_no_name() {
     client.send(&hello).await;
     let forwarded = peer.frame().await;
     assert!(OpMsg::parse(&forwarded).unwrap().body().get("compression").unwrap().is_none());
-    let other = request_with_sequence(&rawdoc! { "ping": 1, "$db": "d" }, "x", document.as_bytes(), true);
-    client.send(&other).await;
-    peer.gets(&other).await;
     let answer = reply_to(id(&hello), &rawdoc! { "me": "a:1", "ok": 1.0 }, Flags::default());
     peer.send(&answer).await;
     client.gets(&wire::hello::rewrite_reply(&answer, &stage.address).unwrap()).await;
+    let other = request_with_sequence(&rawdoc! { "ping": 1, "$db": "d" }, "x", document.as_bytes(), true);
+    client.send(&other).await;
+    peer.gets(&other).await;
 }

@@ -97,6 +97,11 @@ impl Stage {
         within(self.seen.as_mut().unwrap().orphans.recv()).await.unwrap()
     }
 
+    /// Whether a write was handed on that nobody has taken yet.
+    pub(crate) fn has_orphan(&mut self) -> bool {
+        self.seen.as_mut().unwrap().orphans.try_recv().is_ok()
+    }
+
     /// All records of the log.
     pub(crate) fn records(&self) -> Vec<Record> {
         let mut reader = self.log().reader(Lsn(1)).unwrap();
