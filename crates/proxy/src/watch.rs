@@ -234,3 +234,35 @@ fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_over_when_nothing_fails_for_a_while() {
+        let outage = Outage::default();
+        outage.ended("it never began");
+        outage.began(&"full", "x");
+        outage.ended("too early");
+        assert!(outage.is_on());
+        *outage.failed.lock().unwrap() = Instant::now().checked_sub(CALM);
+        outage.ended("x");
+        assert!(!outage.is_on());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn long_work_goes_on_while_others_do() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // One thread only: the second task could not run beside the first.
+        let first = tokio::spawn(async move { apart(APART_BYTES, || receiver.recv().unwrap()) });
+        let second = tokio::spawn(async move { sender.send(7).unwrap() });
+        second.await.unwrap();
+        assert_eq!(first.await.unwrap(), 7);
+    }
+
+    #[test]
+    fn work_needs_no_runtime() {
+        assert_eq!(apart(APART_BYTES, || 7), 7);
+    }
+}
