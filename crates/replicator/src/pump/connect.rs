@@ -60,7 +60,7 @@ impl Pump {
         Ok(())
     }
 
-    pub(super) fn link_up(
+    fn link_up(
         &self,
         hello: &bson::Document,
         version: String,
@@ -99,7 +99,7 @@ impl Pump {
     }
 
     /// On the first run against this target: its collections with documents may differ from the source's.
-    pub(super) async fn look_at_target(&mut self) -> Result<(), ServerError> {
+    async fn look_at_target(&mut self) -> Result<(), ServerError> {
         let target = &self.executor.target;
         let fed_before = target.is_fed_by(&self.config.log_id).await?;
         let seen = self.shared.state().target_seen();
@@ -121,7 +121,7 @@ impl Pump {
         Ok(())
     }
 
-    pub(super) fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
+    fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
         for ns in namespaces.into_iter().filter(|ns| (self.config.captures)(&self.config.filter, ns)) {
             self.executor.planner.set_dirty(&ns);
             if self.shared.state().set_dirty(&ns, reason, true, now_ms()) {
@@ -154,7 +154,7 @@ impl Pump {
     }
 
     /// Shows that a server is away; says it once.
-    pub(super) fn lost(&mut self, error: &ServerError, server: &'static str, activity: Activity) {
+    fn lost(&mut self, error: &ServerError, server: &'static str, activity: Activity) {
         self.shared.count_stall(server);
         let first = {
             let mut status = self.shared.status_mut();

@@ -25,7 +25,7 @@ impl Pump {
         }
     }
 
-    pub(super) fn clear(&mut self) -> u64 {
+    fn clear(&mut self) -> u64 {
         let head = self.log.head().0;
         let mut cleared = 0;
         loop {
@@ -52,7 +52,7 @@ impl Pump {
         cleared
     }
 
-    pub(super) async fn retry(&mut self, ids: &[u64]) -> u64 {
+    async fn retry(&mut self, ids: &[u64]) -> u64 {
         let mut by_namespace: Vec<(Namespace, Converge)> = Vec::new();
         let mut tried = 0;
         for letter in self.shared.dead_letters() {
@@ -80,7 +80,7 @@ impl Pump {
         tried
     }
 
-    pub(super) fn discard(&mut self, ids: &[u64]) -> u64 {
+    fn discard(&mut self, ids: &[u64]) -> u64 {
         let mut discarded = 0;
         for letter in self.shared.dead_letters() {
             if !(ids.is_empty() || ids.contains(&letter.id)) {
