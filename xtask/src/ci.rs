@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, tidy};
+use crate::{cargo, fuzz, tidy};
 
 /// Runs all steps and prints a summary.
 pub(crate) fn run(root: &Path) -> Result<()> {
-    let steps: [(&str, &dyn Fn() -> Result<()>); 8] = [
-        ("format", &|| call(root, &["fmt", "--all", "--check"])),
+    let steps: [(&str, &dyn Fn() -> Result<()>); 9] = [
+        ("format", &|| {
+            call(root, &["fmt", "--all", "--check"])?;
+            call(root, &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"])
+        }),
         ("clippy", &|| {
             call(root, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
         }),
@@ -22,6 +25,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         ("deny", &|| call(root, &["deny", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])),
         ("advisories", &|| advisories(root)),
         ("tests", &|| call(root, &["test", "--workspace", "--locked"])),
+        ("fuzz", &|| fuzz::run(root, &fuzz::Options::short())),
         ("tidy", &|| tidy::run(root)),
         ("demo", &|| call(root, &["xtask", "demo", "--once"])),
     ];

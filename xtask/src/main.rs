@@ -1,9 +1,11 @@
-//! The project's chores: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask demo`.
+//! The project's chores: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask demo`,
+//! `cargo xtask fuzz`.
 
 #![allow(clippy::print_stdout, reason = "a chore talks to the person who called it")]
 
 mod ci;
 mod demo;
+mod fuzz;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +29,8 @@ enum Chore {
     Tidy,
     /// Both databases, the proxy between them, a shop's traffic, an outage, and a comparison of every byte.
     Demo(demo::Options),
+    /// The fuzz targets, each for a while.
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         Chore::Ci => root().and_then(|root| ci::run(&root)),
         Chore::Tidy => root().and_then(|root| tidy::run(&root)),
         Chore::Demo(options) => root().and_then(|root| demo::run(&root, options)),
+        Chore::Fuzz(options) => root().and_then(|root| fuzz::run(&root, &options)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

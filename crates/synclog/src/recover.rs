@@ -96,7 +96,9 @@ pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Resul
     let id = was.as_ref().map(|slot| slot.id).or(newest.map(|header| header.id));
     let id = id.unwrap_or_else(|| fastrand::u128(..).to_le_bytes());
     let applied = was.as_ref().and_then(|slot| slot.cursor.as_ref()).map(|cursor| cursor.applied);
-    let fresh = was.is_none() && candidates.is_empty();
+    let unreadable = loaded.unreadable;
+    let newest_base = candidates.last().map_or(Lsn::FIRST, |candidate| candidate.base);
+    let fresh = was.is_none() && candidates.is_empty() && !unreadable;
     let restarted = newest.is_some_and(|last| last.boot != boot && last.boot != [0; 16] && boot != [0; 16]);
 
     let mut recovery = Recoverer {
@@ -130,10 +132,15 @@ pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Resul
         recovery.gaps.push(format!("the log ends at position {found}, but had reached {floor}"));
     }
     let head = found.max(floor).max(recovery.highest.next());
+    // The cursor is there before the first record. Without it, nobody can say what was trimmed, or where the log ended.
+    if unreadable || (was.is_none() && head.max(newest_base) > Lsn::FIRST) {
+        recovery
+            .gaps
+            .push("the cursor is missing or unreadable: how far the log reached is not known".into());
+    }
     // A log starts at 1, or, once trimmed, at or below its cursor.
-    let start = was.as_ref().map(|_| applied.unwrap_or(Lsn::FIRST));
-    if let (Some(start), Some(first)) = (start, kept.first().map(|kept| kept.header))
-        && first.base > start
+    if let Some(first) = kept.first().map(|kept| kept.header)
+        && first.base > applied.unwrap_or(Lsn::FIRST)
         && !first.gap_before
     {
         recovery.gaps.push(format!("the files before position {} are missing", first.base));

@@ -307,7 +307,9 @@ fn files_missing_in_front_in_the_middle_and_at_the_end() {
     let copy = crashed(&config, dir.path());
     fs::remove_file(copy.dir.join("cursor")).unwrap();
     let (log, found) = open(&copy);
-    assert!(found.gap.is_none() && log.cursor().is_none() && found.head == Lsn(151), "{found:?}");
+    // Nobody can say whether files before or behind are missing, too (found by fuzzing).
+    assert!(found.gap.is_some() && log.cursor().is_none() && found.head == Lsn(151), "{found:?}");
+    assert_eq!(read(&log, Lsn::ZERO).unwrap().len(), 150);
 }
 
 #[test]

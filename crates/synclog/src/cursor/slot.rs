@@ -33,6 +33,8 @@ pub(crate) struct Slot {
 pub(crate) struct Loaded {
     pub(crate) slot: Option<Slot>,
     pub(crate) notes: Vec<String>,
+    /// Something was written to it, and nothing can be read.
+    pub(crate) unreadable: bool,
     /// Where `slot` stands, 0 or 1.
     pub(crate) newest: usize,
 }
@@ -63,6 +65,7 @@ pub(crate) fn load(disk_calls: &Disk, path: &Path) -> Result<Loaded, OpenError> 
             Err(BlockFault::Damaged) => torn |= block.iter().any(|byte| *byte != 0),
         }
     }
+    loaded.unreadable = torn && loaded.slot.is_none();
     match (&loaded.slot, torn) {
         (None, _) => loaded
             .notes
