@@ -2,17 +2,16 @@
 //!
 //! - checksum of the payload, lock, position, one `pwritev`, unlock, publish: nothing else on a good day
 //! - a failed write is undone by cutting the file back; when even that fails, the log is poisoned
+//! - an append that the disk does not answer keeps the lock: the others give up after a while, later ones at once
 //! - a roll takes the segment that was made ahead: a header, a rename, no sync. It waits only when the maker is behind
 //!
 //! The payload's checksum is made outside of the lock, over the very slices that are written.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use crate::config::{Config, Durability};
+use crate::config::Durability;
 use crate::disk::Disk;
 use crate::error::{AppendError, OpenError};
 use crate::flush::Unsynced;
@@ -21,8 +20,10 @@ use crate::format::{
     RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, payload_crc, record_bytes,
 };
 use crate::log::{Segment, Shared};
-use crate::maker::{self, Spare};
-use crate::{Lsn, lock, wall_ms};
+use crate::maker::{self, Made, Spare};
+use crate::sync::MutexGuard;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::{Lsn, wall_ms};
 
 /// Where the next record goes.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Tail {
     pub(crate) segment: Arc<Segment>,
     pub(crate) file: Arc<File>,
     pub(crate) end: u64,
+    /// The size at which the segment is closed.
+    pub(crate) bytes_max: u64,
     /// Written since the flusher was last nudged.
     unsynced_bytes: u64,
     pub(crate) spare: Spare,
@@ -39,16 +42,22 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    pub(crate) fn new(first: &Unsynced) -> Tail {
+    pub(crate) fn new(first: &Unsynced, bytes_max: u64) -> Tail {
         Tail {
             segment: Arc::clone(&first.segment),
             file: Arc::clone(&first.file),
             end: SEGMENT_HEADER_BYTES,
+            bytes_max,
             unsynced_bytes: 0,
             spare: Spare::Wanted,
             maker_late: false,
             closed: false,
         }
+    }
+
+    /// Whether a record of so many bytes on disk goes into this segment.
+    fn has_room(&self, bytes: u64) -> bool {
+        self.end <= SEGMENT_HEADER_BYTES || self.end + bytes <= self.bytes_max
     }
 }
 
@@ -64,7 +73,7 @@ impl Shared {
         let payload_crc = payload_crc(parts);
         let bytes = record_bytes(len as usize);
 
-        let mut tail = self.room(lock(&self.tail), bytes)?;
+        let mut tail = self.room(self.take_tail()?, bytes)?;
         // Only the holder of `tail` moves the head.
         let lsn = self.head();
         let header = RecordHeader { len, lsn, durable: self.synced(), payload_crc, kind }.encode(self.seed);
@@ -72,6 +81,7 @@ impl Shared {
         if let Err(error) = write_record(&self.disk, &tail, &header, parts, padding) {
             return Err(self.undo(&tail, error));
         }
+        self.gauge.add(bytes);
         tail.end += bytes;
         tail.segment.end.store(tail.end, Ordering::Release);
         self.head.store(lsn.0 + 1, Ordering::SeqCst);
@@ -103,6 +113,21 @@ impl Shared {
         }
     }
 
+    /// The append lock, unless the disk does not answer the one who has it.
+    fn take_tail(&self) -> Result<MutexGuard<'_, Tail>, AppendError> {
+        if let Some(tail) = self.tail.try_lock() {
+            self.hung.store(false, Ordering::Relaxed);
+            return Ok(tail);
+        }
+        if !self.hung.load(Ordering::Relaxed) {
+            if let Some(tail) = self.tail.try_lock_for(self.config.hang_after) {
+                return Ok(tail);
+            }
+            self.hung.store(true, Ordering::Relaxed);
+        }
+        Err(self.hangs())
+    }
+
     /// Makes sure that the tail has room, by a roll when it has not.
     fn room<'a>(
         &'a self,
@@ -115,11 +140,11 @@ impl Shared {
             if tail.closed {
                 return Err(AppendError::Closed);
             }
-            if !self.config.starts_segment(tail.end, bytes) {
+            if tail.has_room(bytes) {
                 return Ok(tail);
             }
             match std::mem::replace(&mut tail.spare, Spare::Wanted) {
-                Spare::Ready(file) => self.roll(&mut tail, file)?,
+                Spare::Ready(made) => self.roll(&mut tail, made)?,
                 Spare::Failed(error) if asked => {
                     let source = copy_of(&error);
                     tail.spare = Spare::Failed(error);
@@ -131,32 +156,33 @@ impl Shared {
                     self.make.notify_one();
                 }
                 // A device that hangs must stop the others once at most.
-                Spare::Wanted if tail.maker_late => return Err(self.refused(io::ErrorKind::TimedOut.into())),
+                Spare::Wanted if tail.maker_late => return Err(self.hangs()),
                 Spare::Wanted => {
-                    let waited = self.made.wait_timeout(tail, ROLL_WAIT_MAX);
-                    let (guard, result) = waited.unwrap_or_else(PoisonError::into_inner);
-                    tail = guard;
-                    tail.maker_late = result.timed_out() && matches!(tail.spare, Spare::Wanted);
+                    let waited = self.made.wait_for(&mut tail, self.config.hang_after);
+                    tail.maker_late = waited.timed_out() && matches!(tail.spare, Spare::Wanted);
                 }
             }
         }
     }
 
-    fn roll(&self, tail: &mut Tail, file: File) -> Result<(), AppendError> {
+    /// Ends the last segment and begins the next.
+    pub(crate) fn roll(&self, tail: &mut Tail, made: Made) -> Result<(), AppendError> {
         let (id, boot, base) = (self.id, self.boot, self.head());
         let header = SegmentHeader { id, base, created_ms: wall_ms(), boot, gap_before: false };
-        let next = match name(&self.disk, &self.folder, &file, &header) {
-            Ok(segment) => Unsynced { segment: Arc::new(segment), file: Arc::new(file), named: false },
+        let next = match name(&self.disk, &self.folder, &made.file, &header) {
+            Ok(segment) => Unsynced { segment: Arc::new(segment), file: Arc::new(made.file), named: false },
             Err(error) => {
-                tail.spare = Spare::Ready(file);
+                tail.spare = Spare::Ready(made);
                 return Err(self.refused(error));
             }
         };
         tail.segment = Arc::clone(&next.segment);
         tail.file = Arc::clone(&next.file);
         tail.end = SEGMENT_HEADER_BYTES;
-        self.segments.write().unwrap_or_else(PoisonError::into_inner).push_back(Arc::clone(&next.segment));
-        lock(&self.unsynced).push(next);
+        tail.bytes_max = made.bytes;
+        self.gauge.add(SEGMENT_HEADER_BYTES);
+        self.segments.write().push_back(Arc::clone(&next.segment));
+        self.unsynced.lock().push(next);
         self.make.notify_one();
         self.nudge_flusher();
         Ok(())
@@ -174,6 +200,10 @@ impl Shared {
         }
     }
 
+    fn hangs(&self) -> AppendError {
+        AppendError::Hung { dir: self.folder.path.clone(), after: self.config.hang_after }
+    }
+
     fn refused(&self, source: io::Error) -> AppendError {
         AppendError::Disk { dir: self.folder.path.clone(), source }
     }
@@ -183,11 +213,11 @@ impl Shared {
 pub(crate) fn begin(
     disk_calls: &Disk,
     folder: &Folder,
-    config: &Config,
+    bytes: u64,
     header: &SegmentHeader,
 ) -> Result<Unsynced, OpenError> {
     let failed = disk("make a segment in", &folder.path);
-    let file = maker::make(disk_calls, folder, config, maker::Full::Tolerated).map_err(&failed)?;
+    let file = maker::make(disk_calls, folder, bytes, maker::Full::Tolerated).map_err(&failed)?.file;
     let segment = name(disk_calls, folder, &file, header).map_err(&failed)?;
     disk_calls.sync_file(&file).and_then(|()| folder.sync(disk_calls)).map_err(&failed)?;
     Ok(Unsynced { segment: Arc::new(segment), file: Arc::new(file), named: true })
@@ -250,5 +280,3 @@ const PARTS_MAX: usize = 14;
 
 /// The flusher starts early after so many bytes: a larger backlog of dirty pages would stall the appends themselves.
 const NUDGE_BYTES: u64 = 8 << 20;
-/// Longest wait for the next segment: it is made ahead, so only a device that hangs takes this long.
-const ROLL_WAIT_MAX: Duration = Duration::from_secs(1);

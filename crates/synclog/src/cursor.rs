@@ -9,15 +9,15 @@ pub(crate) mod slot;
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::sync::Mutex;
 
 use self::slot::{Loaded, SLOT_BYTES, Slot, open_or_create};
+use crate::Lsn;
 use crate::disk::Disk;
 use crate::error::{CursorError, OpenError};
 use crate::folder::{Folder, disk};
 use crate::format::LogId;
 use crate::log::Shared;
-use crate::{Lsn, lock};
+use crate::sync::Mutex;
 
 /// The most data that a cursor carries.
 pub const CURSOR_DATA_MAX: usize = 448;
@@ -82,7 +82,7 @@ impl CursorFile {
             state: Mutex::new(state),
             value: Mutex::new(value.clone()),
         };
-        let mut state = lock(&started.state);
+        let mut state = started.state.lock();
         started.write(&mut state, value.as_ref(), durable, false).map_err(&failed)?;
         started.sync(&mut state).map_err(&failed)?;
         drop(state);
@@ -90,25 +90,25 @@ impl CursorFile {
     }
 
     pub(crate) fn value(&self) -> Option<Cursor> {
-        lock(&self.value).clone()
+        self.value.lock().clone()
     }
 
     /// What is covered whichever of the slots the next open finds; zero when that may be none.
     pub(crate) fn durable_applied(&self) -> Lsn {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         // A cursor may go back: then the one that is not synced yet is the lower one.
         state.pending.map_or(state.durable_applied, |pending| pending.min(state.durable_applied))
     }
 
     /// Syncs what was stored with [`CursorSync::Later`].
     pub(crate) fn sync_pending(&self) -> io::Result<()> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.pending.is_some() { self.sync(&mut state) } else { Ok(()) }
     }
 
     /// The last slot of a log that is closed in order.
     pub(crate) fn write_closed(&self, durable: Lsn) -> io::Result<()> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let value = self.value();
         self.write(&mut state, value.as_ref(), durable, true)?;
         self.sync(&mut state)
@@ -146,7 +146,7 @@ impl Shared {
             return Err(CursorError::TooLarge { bytes: cursor.data.len() });
         }
         // What this cursor needs is not trimmed while it is stored.
-        let _no_trim = lock(&self.trimming);
+        let _no_trim = self.trimming.lock();
         let (applied, first, head) = (cursor.applied, self.trimmed(), self.head());
         if applied < first || applied > head {
             return Err(CursorError::Outside { applied, first, head });
@@ -156,13 +156,13 @@ impl Shared {
         if applied > self.durable() {
             self.sync_now()?;
         }
-        let mut state = lock(&self.cursor.state);
+        let mut state = self.cursor.state.lock();
         if self.is_closed() {
             return Err(CursorError::Closed);
         }
         let failed = |source| CursorError::Disk { path: self.folder.cursor(), source };
         self.cursor.write(&mut state, Some(cursor), self.synced(), false).map_err(failed)?;
-        *lock(&self.cursor.value) = Some(cursor.clone());
+        *self.cursor.value.lock() = Some(cursor.clone());
         if sync == CursorSync::Now {
             self.cursor.sync(&mut state).map_err(|error| self.poison("sync the cursor", &error))?;
         }

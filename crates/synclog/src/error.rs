@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::Lsn;
 
@@ -73,6 +74,15 @@ pub enum AppendError {
         dir: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// The disk does not answer: an append, or the making of a segment, has not returned for
+    /// [`crate::Config::hang_after`]. Later appends fail at once, until it has.
+    #[error("the disk of the log in {} has not answered for {} ms", dir.display(), after.as_millis())]
+    Hung {
+        /// The log's folder.
+        dir: PathBuf,
+        /// How long was waited.
+        after: Duration,
     },
     /// This process must not write any more.
     #[error(transparent)]

@@ -7,15 +7,15 @@
 //!
 //! Not here: `sync_file_range`. The sync every 8 MiB keeps the backlog of dirty pages small as well.
 
+use crate::sync::atomic::Ordering;
 use std::fs::File;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::Lsn;
 use crate::config::Durability;
 use crate::error::Poisoned;
 use crate::log::{Segment, Shared};
-use crate::{Lsn, lock};
 
 /// A segment that may hold records that are not synced.
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ impl Shared {
             }
             if !asked {
                 asked = true;
-                let mut ask = lock(&self.ask);
+                let mut ask = self.ask.lock();
                 ask.wanted = ask.wanted.max(upto);
                 drop(ask);
                 self.wake.notify_one();
@@ -87,20 +87,20 @@ impl Shared {
 
     /// Asks for a sync that nobody waits for.
     pub(crate) fn nudge_flusher(&self) {
-        lock(&self.ask).nudged = true;
+        self.ask.lock().nudged = true;
         self.wake.notify_one();
     }
 
     /// Syncs everything that is appended, on the caller's thread.
     pub(crate) fn sync_now(&self) -> Result<(), Poisoned> {
-        let _one = lock(&self.syncing);
+        let _one = self.syncing.lock();
         self.healthy()?;
         // The head first: the list then has every segment with a record below it.
         let head = self.head();
-        if head == self.synced() {
+        let files = self.unsynced.lock().clone();
+        if head == self.synced() && files.iter().all(|unsynced| unsynced.named) {
             return Ok(());
         }
-        let files = lock(&self.unsynced).clone();
         for unsynced in &files {
             let doing = || format!("sync {}", unsynced.segment.path.display());
             self.disk.sync_file(&unsynced.file).map_err(|error| self.poison(&doing(), &error))?;
@@ -121,7 +121,7 @@ impl Shared {
             // Gives back what was reserved beyond the end; if that fails, it is only space.
             let _ = self.disk.truncate(&unsynced.file, unsynced.segment.end.load(Ordering::Acquire));
         }
-        let mut unsynced = lock(&self.unsynced);
+        let mut unsynced = self.unsynced.lock();
         unsynced.drain(..full.len());
         if let Some(last) = unsynced.first_mut() {
             last.named = true;
@@ -130,7 +130,7 @@ impl Shared {
 
     fn wait_until_due(&self) -> Due {
         let deadline = Instant::now() + self.config.flush_interval;
-        let mut ask = lock(&self.ask);
+        let mut ask = self.ask.lock();
         loop {
             let waited_for = ask.wanted > self.synced() && self.head() > self.synced();
             if ask.stop || ask.nudged || waited_for {
@@ -141,7 +141,7 @@ impl Shared {
             if left.is_zero() {
                 return Due { sync: self.config.durability != Durability::Process, stop: false };
             }
-            ask = self.wake.wait_timeout(ask, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.wake.wait_for(&mut ask, left);
         }
     }
 }

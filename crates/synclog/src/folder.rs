@@ -92,6 +92,10 @@ impl Folder {
         Ok(FolderLock { file })
     }
 
+    pub(crate) fn handle(&self) -> &File {
+        &self.handle
+    }
+
     pub(crate) fn list(&self) -> Result<Listing, OpenError> {
         let failed = disk("list", &self.path);
         let mut listing = Listing::default();

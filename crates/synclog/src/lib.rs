@@ -9,7 +9,9 @@
 //! Folder: `<first Lsn, 16 hex>.seg`, `cursor`, `LOCK`, `spare` (the next segment, made ahead), and what recovery
 //! set aside (`*.torn`, `*.damaged`). Files are 0600, the folder 0700. The bytes are described in `format.rs`.
 //!
-//! Not here: what the bytes mean, limits on the log's size (see [`SyncLog::stats`]), compression, encryption.
+//! - [`SyncLog::level`] says how near the log is to its bounds; it appends for as long as the disk lets it
+//!
+//! Not here: what the bytes mean, what is done when the log is full, compression, encryption.
 
 mod append;
 mod config;
@@ -19,10 +21,12 @@ mod error;
 mod flush;
 mod folder;
 mod format;
+mod level;
 mod log;
 mod maker;
 mod reader;
 mod recover;
+mod sync;
 mod trim;
 mod walk;
 
@@ -30,6 +34,7 @@ pub use config::{Config, Durability};
 pub use cursor::{CURSOR_DATA_MAX, Cursor, CursorSync};
 pub use disk::{Call, Faults, Verdict};
 pub use error::{AppendError, CursorError, OpenError, Poisoned, ReadError, TrimError};
+pub use level::{Bound, Fill, Level};
 pub use log::{Stats, SyncLog};
 pub use reader::{Reader, Record};
 pub use recover::Recovery;
@@ -57,11 +62,6 @@ impl fmt::Display for Lsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
-}
-
-/// Locks whatever a panicking thread left behind: every section under these locks leaves its data whole.
-pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Milliseconds since 1970, for people; nothing depends on it.

@@ -9,9 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
-use std::thread::JoinHandle;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
@@ -22,10 +20,14 @@ use crate::disk::Disk;
 use crate::error::{AppendError, CursorError, OpenError, Poisoned, ReadError, TrimError};
 use crate::flush::{Ask, Unsynced};
 use crate::folder::{Folder, FolderLock, disk, kernel_boot_id};
-use crate::format::{self, BootId, LogId, SegmentHeader};
+use crate::format::{self, BootId, LogId, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::level::{self, Fill, Gauge, Level};
 use crate::reader::Reader;
 use crate::recover::{Recovery, recover};
-use crate::{Lsn, append, flush, lock, maker, wall_ms};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, RwLock, RwLockReadGuard};
+use crate::{Lsn, append, flush, maker, wall_ms};
 
 /// An open log. Clones share it; [`SyncLog::close`] or the end of the last clone closes it.
 #[derive(Debug, Clone)]
@@ -45,6 +47,10 @@ pub struct Stats {
     pub durable: Lsn,
     /// Bytes in segments, headers included; without what is reserved for the records to come.
     pub bytes: u64,
+    /// How full the log is, and what bounds it.
+    pub fill: Fill,
+    /// The same in steps.
+    pub level: Level,
     /// Segment files.
     pub segments: usize,
     /// Positions from `first` to `head`: the records, if there is no gap.
@@ -79,9 +85,14 @@ pub(crate) struct Shared {
     pub(crate) segments: RwLock<VecDeque<Arc<Segment>>>,
     /// One trim, or one new cursor, at a time.
     pub(crate) trimming: Mutex<()>,
+    /// What was trimmed last; zero: nothing yet.
+    pub(crate) trim_upto: AtomicU64,
+    pub(crate) gauge: Gauge,
 
     pub(crate) head: AtomicU64,
     pub(crate) tail: Mutex<Tail>,
+    /// An append has waited in vain for `tail`: the others do not, until it is free.
+    pub(crate) hung: AtomicBool,
     /// To the maker: a segment is wanted. Goes with `tail`.
     pub(crate) make: Condvar,
     /// From the maker: it is there, or it failed. Goes with `tail`.
@@ -129,7 +140,11 @@ impl SyncLog {
 
         let (id, gap_before) = (recovered.id, recovered.gap_before_head);
         let header = SegmentHeader { id, base: head, created_ms: wall_ms(), boot, gap_before };
-        let first = append::begin(&disk_calls, &folder, &config, &header)?;
+        let used = recovered.segments.iter().map(|kept| kept.end).sum::<u64>() + SEGMENT_HEADER_BYTES;
+        let free = level::free_bytes(&folder).unwrap_or(u64::MAX).saturating_sub(config.free_bytes_min);
+        let bytes_max = level::segment_bytes(&config, used, free);
+        let gauge = Gauge::new(&config, used, free);
+        let first = append::begin(&disk_calls, &folder, bytes_max, &header)?;
         let cursor = CursorFile::start(&disk_calls, &folder, id, recovered.cursor, head)?;
         folder.sync(&disk_calls).map_err(disk("sync", &folder.path))?;
 
@@ -150,8 +165,11 @@ impl SyncLog {
             cursor,
             segments: RwLock::new(segments),
             trimming: Mutex::default(),
+            trim_upto: AtomicU64::new(0),
+            gauge,
             head: AtomicU64::new(head.0),
-            tail: Mutex::new(Tail::new(&first)),
+            tail: Mutex::new(Tail::new(&first, bytes_max)),
+            hung: AtomicBool::new(false),
             make: Condvar::new(),
             made: Condvar::new(),
             appended: Notify::new(),
@@ -209,6 +227,12 @@ impl SyncLog {
         self.shared().wait_appended(beyond).await;
     }
 
+    /// How full the log is: of its own bound and of the disk, whichever is nearer. A few loads: fit to be asked
+    /// before each append. Bytes count at once, what the disk has for us is up to 100 ms old.
+    pub fn level(&self) -> Level {
+        self.shared().gauge.level()
+    }
+
     /// A reader that begins at `from`; [`Lsn::ZERO`] means the first record that is kept.
     ///
     /// Reads the segment up to `from`, at most `segment_bytes_max`.
@@ -245,7 +269,9 @@ impl SyncLog {
             first,
             head,
             durable: shared.durable(),
-            bytes: segments.iter().map(|segment| segment.end.load(Ordering::Acquire)).sum(),
+            bytes: shared.gauge.used(),
+            fill: shared.gauge.fill(),
+            level: shared.gauge.level(),
             segments: segments.len(),
             records: head.0.saturating_sub(first.0),
             oldest_ms: segments.front().map_or(0, |segment| segment.created_ms),
@@ -276,13 +302,13 @@ impl SyncLog {
             if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
                 shared.poison(&format!("run {name}"), &io::Error::other("the thread panicked"));
                 // Whoever waits for a segment holds the lock up to that wait: none is missed.
-                drop(lock(&shared.tail));
+                drop(shared.tail.lock());
                 shared.made.notify_all();
             }
         };
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
         let thread = thread.map_err(disk("start a thread for", &self.shared().folder.path))?;
-        if let Some(closing) = lock(&self.owner.closing).as_mut() {
+        if let Some(closing) = self.owner.closing.lock().as_mut() {
             closing.threads.push(thread);
         }
         Ok(())
@@ -291,13 +317,13 @@ impl SyncLog {
 
 impl Owner {
     fn close(&self) -> Result<(), Poisoned> {
-        let mut closing = lock(&self.closing);
+        let mut closing = self.closing.lock();
         let shared = &self.shared;
         if let Some(closing) = closing.take() {
-            lock(&shared.tail).closed = true;
+            shared.tail.lock().closed = true;
             shared.make.notify_all();
             shared.made.notify_all();
-            lock(&shared.ask).stop = true;
+            shared.ask.lock().stop = true;
             shared.wake.notify_all();
             for thread in closing.threads {
                 // A panic in there has poisoned the log already.
@@ -342,11 +368,11 @@ impl Shared {
     }
 
     pub(crate) fn list(&self) -> RwLockReadGuard<'_, VecDeque<Arc<Segment>>> {
-        self.segments.read().unwrap_or_else(PoisonError::into_inner)
+        self.segments.read()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        lock(&self.tail).closed
+        self.tail.lock().closed
     }
 
     pub(crate) fn healthy(&self) -> Result<(), Poisoned> {
@@ -363,7 +389,7 @@ impl Shared {
 
     /// After both threads have ended: gives back reserved space and says, on disk, that the log was closed.
     fn finish(&self) {
-        let tail = lock(&self.tail);
+        let tail = self.tail.lock();
         if self.poisoned.get().is_none() {
             // Neither matters for what was promised: the next open does the same.
             let _ = self.disk.truncate(&tail.file, tail.end);

@@ -6,17 +6,17 @@
 //!
 //! Not here: an index. Readers move forward; only [`crate::SyncLog::reader`] searches, within one segment.
 
+use crate::sync::atomic::Ordering;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use crate::Lsn;
 use crate::error::ReadError;
 use crate::log::{Segment, Shared};
 use crate::walk::{Step, Walk};
-use crate::{Lsn, lock};
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,7 +163,7 @@ impl Reader {
 impl Shared {
     /// The last segment, where it ends, and the head: all of one moment.
     fn tail_now(&self) -> (Arc<Segment>, u64, Lsn) {
-        let tail = lock(&self.tail);
+        let tail = self.tail.lock();
         (Arc::clone(&tail.segment), tail.end, self.head())
     }
 }
@@ -176,7 +176,7 @@ fn open(shared: &Shared, segment: &Segment, at: Lsn) -> Result<Walk, ReadError> 
         }
         Err(source) => {
             // A trim that is under way has deleted the file and says so only when it is done.
-            drop(lock(&shared.trimming));
+            drop(shared.trimming.lock());
             let first = shared.trimmed();
             match source.kind() {
                 io::ErrorKind::NotFound if first > at => Err(ReadError::Trimmed { lsn: at, first }),

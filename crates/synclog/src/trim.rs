@@ -1,34 +1,83 @@
 //! Deletes whole segments at the front.
 //!
-//! - only what the cursor on disk covers; oldest first; never the last segment
+//! - only what the cursor on disk covers; oldest first
+//! - never the last segment; but when a log that is rather full is applied to its end, a new one is begun, so that the
+//!   full one can go. Should that not be possible now, it is done as soon as it is
+//! - never before the name of the segment that comes next is on disk
 //! - a segment leaves the list after its file is gone: a failure leaves it readable
-//! - the append lock is not held; readers that have the file open read on
+//! - nothing is deleted under the append lock; readers that have the file open read on
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
+use crate::Lsn;
 use crate::error::TrimError;
-use crate::log::Shared;
-use crate::{Lsn, lock};
+use crate::format::SEGMENT_HEADER_BYTES;
+use crate::level::Level;
+use crate::log::{Segment, Shared};
+use crate::maker::Spare;
+use crate::sync::atomic::Ordering;
 
 impl Shared {
     pub(crate) fn trim(&self, upto: Lsn) -> Result<(), TrimError> {
-        let _one = lock(&self.trimming);
+        let _one = self.trimming.lock();
         let applied = self.cursor.durable_applied();
         if upto > applied {
             return Err(TrimError::NotCovered { upto, applied });
         }
-        loop {
-            let oldest = {
-                let segments = self.list();
-                match (segments.front(), segments.get(1)) {
-                    (Some(oldest), Some(next)) if next.base <= upto => Arc::clone(oldest),
-                    _ => return Ok(()),
-                }
-            };
+        self.trim_upto.store(upto.0, Ordering::Relaxed);
+        self.delete_below(upto)?;
+        if self.gauge.level() >= Level::Warning && self.leave_full_segment(upto) {
+            self.delete_below(upto)?;
+        }
+        Ok(())
+    }
+
+    /// What an earlier trim could not free, now that the log is rather full.
+    pub(crate) fn trim_again(&self) {
+        let upto = Lsn(self.trim_upto.load(Ordering::Relaxed));
+        if upto > Lsn::ZERO && self.gauge.level() >= Level::Warning {
+            // Whoever trims next is told why it does not work.
+            let _ = self.trim(upto);
+        }
+    }
+
+    fn delete_below(&self, upto: Lsn) -> Result<(), TrimError> {
+        while let Some((oldest, next)) = self.oldest_below(upto) {
+            if !self.is_named(&next) && (self.sync_now().is_err() || !self.is_named(&next)) {
+                // After a power loss, neither of both might be there.
+                return Ok(());
+            }
             self.disk
                 .remove(&oldest.path)
                 .map_err(|source| TrimError::Disk { path: oldest.path.clone(), source })?;
-            self.segments.write().unwrap_or_else(PoisonError::into_inner).pop_front();
+            self.segments.write().pop_front();
+            self.gauge.subtract(oldest.end.load(Ordering::Acquire));
         }
+        Ok(())
+    }
+
+    /// The first segment, if all of it lies below `upto`, and the one behind it.
+    fn oldest_below(&self, upto: Lsn) -> Option<(Arc<Segment>, Arc<Segment>)> {
+        let segments = self.list();
+        let (oldest, next) = (segments.front()?, segments.get(1)?);
+        (next.base <= upto).then(|| (Arc::clone(oldest), Arc::clone(next)))
+    }
+
+    fn is_named(&self, segment: &Segment) -> bool {
+        self.unsynced.lock().iter().all(|begun| begun.named || begun.segment.base != segment.base)
+    }
+
+    /// Begins a segment if the last one holds nothing but what is below `upto`, and if a spare is there.
+    fn leave_full_segment(&self, upto: Lsn) -> bool {
+        let Some(mut tail) = self.tail.try_lock_for(self.config.hang_after) else { return false };
+        let empty = tail.end <= SEGMENT_HEADER_BYTES;
+        if tail.closed || empty || upto < self.head() || self.healthy().is_err() {
+            return false;
+        }
+        match std::mem::replace(&mut tail.spare, Spare::Wanted) {
+            Spare::Ready(file) => return self.roll(&mut tail, file).is_ok(),
+            Spare::Wanted | Spare::Failed(_) => self.make.notify_one(),
+        };
+        false
     }
 }

@@ -3,12 +3,10 @@
 
 mod common;
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{fill, open, payload, read, read_through, scratch, segments, small};
 use synclog::{AppendError, Call, Config, Cursor, CursorError, CursorSync, Faults, Lsn, SyncLog, Verdict};
@@ -223,37 +221,18 @@ async fn work(config: &Config) -> Lsn {
     kept
 }
 
-/// On a file system of one megabyte, of our own: see `on_a_full_disk`.
 #[test]
 fn a_full_disk_refuses_and_works_again_once_there_is_space() {
-    let dir = scratch();
-    let mount = dir.path().join("small");
-    std::fs::create_dir(&mount).unwrap();
-    let script = r#"mount -t tmpfs -o size=1m,mode=0700 tmpfs "$1" || exit 99; shift; exec "$@""#;
-    let status = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
-        .arg(&mount)
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "on_a_full_disk", "--ignored", "--nocapture"])
-        .env("SYNCLOG_SMALL_DISK", &mount)
-        .stdout(Stdio::null())
-        .status();
-    match status.map(|status| status.code()) {
-        Ok(Some(0)) => {}
-        // No `unshare`, or a kernel that gives no namespaces: nothing can be said here.
-        Ok(Some(1 | 99)) | Err(_) => println!("skipped: this host gives no mount namespace"),
-        other => panic!("the test on the small disk failed: {other:?}"),
-    }
+    common::on_small_disk(1 << 20, "on_a_full_disk");
 }
 
 #[test]
 #[ignore = "run by a_full_disk_refuses_and_works_again_once_there_is_space"]
 fn on_a_full_disk() {
-    let disk = PathBuf::from(std::env::var_os("SYNCLOG_SMALL_DISK").unwrap());
+    let disk = common::small_disk();
     let mut config = Config::new(disk.join("log"));
     config.segment_bytes_max = 256 << 10;
     let (log, _) = open(&config);
-    let ballast = disk.join("ballast");
     let mut kept = 0;
     for round in 0..3u64 {
         let error = loop {
@@ -266,23 +245,20 @@ fn on_a_full_disk() {
         assert!(error.is_full(), "{error}");
         assert_eq!(log.head(), Lsn(kept + 1));
         // Not one byte is left: reading, the cursor and trimming work.
-        let filled = std::fs::OpenOptions::new().append(true).create(true).open(&ballast).unwrap();
-        while io::Write::write(&mut &filled, &[0; 4096]).is_ok() {}
+        common::take_space(&disk, 0);
         let records = read(&log, Lsn::ZERO).unwrap();
         assert!(records.iter().all(|record| record.payload == payload(record.lsn.0, 3000)));
         let cursor = Cursor { applied: Lsn(kept + 1), data: vec![round as u8] };
         log.store_cursor(&cursor, CursorSync::Now).unwrap();
         log.trim(cursor.applied).unwrap();
-        std::fs::remove_file(&ballast).unwrap();
+        common::give_space(&disk);
         let lsn = log.head();
         assert_eq!(log.append(lsn.0 as u8, &[&payload(lsn.0, 3000)]).unwrap(), lsn);
         kept += 1;
     }
     log.close().unwrap();
     // With less space than a segment wants, the log opens and can be read and trimmed.
-    let filled = std::fs::OpenOptions::new().append(true).create(true).open(&ballast).unwrap();
-    while io::Write::write(&mut &filled, &[0; 4096]).is_ok() {}
-    filled.set_len(filled.metadata().unwrap().len() - (64 << 10)).unwrap();
+    common::take_space(&disk, 64 << 10);
     let (log, found) = open(&config);
     assert!(found.clean && found.head == Lsn(kept + 1), "{found:?}");
     read(&log, Lsn::ZERO).unwrap();
@@ -313,34 +289,73 @@ async fn a_thread_that_dies_is_noticed() {
     }
 }
 
+/// Makes one kind of call hang for as long as somebody holds the lock. The number counts these calls.
+fn hanging(config: &mut Config, hangs: Call) -> (Arc<Mutex<()>>, Arc<AtomicU32>) {
+    let (device, asked) = (Arc::new(Mutex::new(())), Arc::new(AtomicU32::new(0)));
+    let (hung, count) = (Arc::clone(&device), Arc::clone(&asked));
+    config.hang_after = Duration::from_millis(50);
+    config.faults = Some(Faults::new(move |call| {
+        if call == hangs {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(hung.lock().unwrap());
+        }
+        Verdict::Pass
+    }));
+    (device, asked)
+}
+
+fn is_hung(result: &Result<Lsn, AppendError>) -> bool {
+    matches!(result, Err(AppendError::Hung { .. }))
+}
+
 /// A device that hangs while the next segment is made stops one append for a while, the others not at all.
 #[test]
 fn a_device_that_hangs_at_a_roll_is_an_error_and_no_standstill() {
     let dir = scratch();
     let mut config = small(dir.path());
-    // Whoever holds this lock hangs the device.
-    let device = Arc::new(Mutex::new(()));
-    let hangs = Arc::clone(&device);
-    config.faults = Some(Faults::new(move |call| {
-        if call == Call::Allocate {
-            drop(hangs.lock().unwrap());
-        }
-        Verdict::Pass
-    }));
+    let (device, _) = hanging(&mut config, Call::Allocate);
     let (log, _) = open(&config);
     let hanging = device.lock().unwrap();
-    let refused = |result: Result<Lsn, AppendError>| matches!(result, Err(AppendError::Disk { source, .. }) if source.kind() == io::ErrorKind::TimedOut);
     // The spare that was made before, then no more.
     let mut appended = 0;
     while let Ok(lsn) = log.append(1, &[&[0; 100]]) {
         appended = lsn.0;
     }
     assert!(appended > 0 && appended < 10_000, "{appended}");
-    assert!((0..1000).all(|_| refused(log.append(1, &[&[0; 100]]))), "they would wait a second each");
+    assert!((0..1000).all(|_| is_hung(&log.append(1, &[&[0; 100]]))), "they would wait 50 ms each");
     drop(hanging);
     // The maker is done at some time; nothing was lost or doubled.
-    while refused(log.append(1, &[&[0; 100]])) {
+    while is_hung(&log.append(1, &[&[0; 100]])) {
         std::thread::yield_now();
     }
     assert_eq!(log.head(), Lsn(appended + 2));
+}
+
+/// One append is held by the device; the others are told after a while, and later ones at once.
+#[test]
+fn a_device_that_hangs_in_an_append_holds_that_one_only() {
+    let dir = scratch();
+    let mut config = small(dir.path());
+    config.segment_bytes_max = 1 << 20;
+    let (device, asked) = hanging(&mut config, Call::Write);
+    let (log, _) = open(&config);
+    fill(&log, 1, 100);
+    let hanging = device.lock().unwrap();
+    let before = asked.load(Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| log.append(2, &[&payload(2, 100)]));
+        common::wait_for("an append to hang", || asked.load(Ordering::SeqCst) > before);
+        let others: Vec<_> = (0..8).map(|_| scope.spawn(|| log.append(3, &[b"x"]))).collect();
+        assert!(others.into_iter().all(|other| is_hung(&other.join().unwrap())));
+        assert!(!held.is_finished());
+        let begun = Instant::now();
+        assert!((0..1000).all(|_| is_hung(&log.append(3, &[b"x"]))));
+        assert!(begun.elapsed() < 200 * config.hang_after, "they waited: {:?}", begun.elapsed());
+        // Looking does not wait for the device.
+        assert_eq!((log.head(), log.stats().level), (Lsn(2), synclog::Level::Normal));
+        drop(hanging);
+        assert_eq!(held.join().unwrap().unwrap(), Lsn(2));
+    });
+    assert_eq!(log.append(3, &[&payload(3, 100)]).unwrap(), Lsn(3));
+    check_all(&log, 100);
 }

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use synclog::{Config, Lsn, OpenError, ReadError, Record, Recovery, SyncLog};
@@ -118,6 +120,45 @@ pub(crate) fn flip(path: &Path, at: usize) {
     let mut bytes = fs::read(path).unwrap();
     bytes[at] ^= 0x20;
     fs::write(path, bytes).unwrap();
+}
+
+/// Runs an ignored test of this binary on a file system of its own, of `bytes`, which it finds with [`small_disk`].
+pub(crate) fn on_small_disk(bytes: u64, test: &str) {
+    if std::env::var_os("SYNCLOG_NO_SMALL_DISK").is_some() {
+        return println!("skipped, as SYNCLOG_NO_SMALL_DISK asks: {test}");
+    }
+    let dir = scratch();
+    let script = r#"mount -t tmpfs -o "size=$1,mode=0700" tmpfs "$2" || exit 99; shift 2; exec "$@""#;
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", &bytes.to_string()])
+        .arg(dir.path())
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env("SYNCLOG_SMALL_DISK", dir.path())
+        .status();
+    match status.as_ref().map(std::process::ExitStatus::code) {
+        Ok(Some(0)) => {}
+        Ok(Some(1 | 99)) | Err(_) => panic!(
+            "this host gives no mount namespace ({status:?}): run as root, or set SYNCLOG_NO_SMALL_DISK to go without"
+        ),
+        other => panic!("{test} failed on its small disk: {other:?}"),
+    }
+}
+
+/// Where [`on_small_disk`] has put the file system.
+pub(crate) fn small_disk() -> PathBuf {
+    PathBuf::from(std::env::var_os("SYNCLOG_SMALL_DISK").unwrap())
+}
+
+/// Takes all space but `left` bytes from a disk, in a file called `ballast`.
+pub(crate) fn take_space(disk: &Path, left: u64) {
+    let ballast = fs::OpenOptions::new().append(true).create(true).open(disk.join("ballast")).unwrap();
+    while (&ballast).write(&[0; 4096]).is_ok() {}
+    ballast.set_len(len(&disk.join("ballast")).saturating_sub(left)).unwrap();
+}
+
+pub(crate) fn give_space(disk: &Path) {
+    fs::remove_file(disk.join("ballast")).unwrap();
 }
 
 /// Waits for a condition.
