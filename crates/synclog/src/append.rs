@@ -115,17 +115,7 @@ impl Shared {
 
     /// The append lock, unless the disk does not answer the one who has it.
     fn take_tail(&self) -> Result<MutexGuard<'_, Tail>, AppendError> {
-        if let Some(tail) = self.tail.try_lock() {
-            self.hung.store(false, Ordering::Relaxed);
-            return Ok(tail);
-        }
-        if !self.hung.load(Ordering::Relaxed) {
-            if let Some(tail) = self.tail.try_lock_for(self.config.hang_after) {
-                return Ok(tail);
-            }
-            self.hung.store(true, Ordering::Relaxed);
-        }
-        Err(self.hangs())
+        self.tail.lock_within(self.config.hang_after).ok_or_else(|| self.hangs())
     }
 
     /// Makes sure that the tail has room, by a roll when it has not.

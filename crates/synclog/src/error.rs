@@ -211,6 +211,27 @@ pub enum CursorError {
     Closed,
 }
 
+/// Why a note is not on disk. Unless the log is closed, it counts in memory as *everything*: see
+/// [`crate::Notes::everything`]. That is lost with this process: act on it, or do not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoteError {
+    /// The disk refused the note, and then the flag that would have stood for it.
+    #[error("cannot note anything in {}: {source}", path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The disk does not answer.
+    #[error("cannot note anything: the log's disk does not answer")]
+    Hung,
+    /// [`crate::SyncLog::close`] was called.
+    #[error("the log is closed")]
+    Closed,
+}
+
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -39,7 +39,12 @@ pub(crate) struct Ask {
 pub(crate) fn run(shared: &Shared) {
     loop {
         let due = shared.wait_until_due();
-        if due.sync && shared.sync_now().is_err() {
+        // Notes are for a log that takes no more records: they do not depend on it.
+        let synced = if due.sync { shared.sync_now() } else { Ok(()) };
+        if due.sync {
+            shared.reserve.sync_pending();
+        }
+        if synced.is_err() {
             return;
         }
         if let Err(error) = shared.cursor.sync_pending() {

@@ -108,8 +108,15 @@ impl Folder {
                         listing.segments.push((base, path));
                     }
                 }
-                Some("torn") => listing.torn.push(path),
-                Some("damaged") => listing.damaged.push(path),
+                Some("torn") => {
+                    refuse_too_open(&path, 0o600)?;
+                    listing.torn.push(path);
+                }
+                Some("damaged") => {
+                    refuse_too_open(&path, 0o600)?;
+                    listing.damaged.push(path);
+                }
+                _ if path == self.spare() => refuse_too_open(&path, 0o600)?,
                 _ => {}
             }
         }
@@ -126,6 +133,10 @@ impl Folder {
 
     pub(crate) fn spare(&self) -> PathBuf {
         self.path.join("spare")
+    }
+
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.path.join("reserve")
     }
 
     pub(crate) fn cursor(&self) -> PathBuf {

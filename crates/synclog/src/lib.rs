@@ -5,11 +5,11 @@
 //! - records come back in the order of their [`Lsn`], whole and unchanged, or the loss is reported; never in silence
 //! - positions are exclusive: `trimmed <= applied <= durable <= head`, each means "everything below it"
 //! - one process per folder; any number of threads append, any number of [`Reader`]s follow
-//!
-//! Folder: `<first Lsn, 16 hex>.seg`, `cursor`, `LOCK`, `spare` (the next segment, made ahead), and what recovery
-//! set aside (`*.torn`, `*.damaged`). Files are 0600, the folder 0700. The bytes are described in `format.rs`.
-//!
 //! - [`SyncLog::level`] says how near the log is to its bounds; it appends for as long as the disk lets it
+//! - [`SyncLog::note`] keeps short notes where no record can be appended: on a full disk, in a file made ahead
+//!
+//! Folder: `<first Lsn, 16 hex>.seg`, `cursor`, `reserve` (the notes), `LOCK`, `spare` (the next segment, made ahead), and what recovery
+//! set aside (`*.torn`, `*.damaged`). Files are 0600, the folder 0700. The bytes are described in `format.rs`.
 //!
 //! Not here: what the bytes mean, what is done when the log is full, compression, encryption.
 
@@ -24,8 +24,10 @@ mod format;
 mod level;
 mod log;
 mod maker;
+mod patient;
 mod reader;
 mod recover;
+mod reserve;
 mod sync;
 mod trim;
 mod walk;
@@ -33,11 +35,12 @@ mod walk;
 pub use config::{Config, Durability};
 pub use cursor::{CURSOR_DATA_MAX, Cursor, CursorSync};
 pub use disk::{Call, Faults, Verdict};
-pub use error::{AppendError, CursorError, OpenError, Poisoned, ReadError, TrimError};
+pub use error::{AppendError, CursorError, NoteError, OpenError, Poisoned, ReadError, TrimError};
 pub use level::{Bound, Fill, Level};
 pub use log::{Stats, SyncLog};
 pub use reader::{Reader, Record};
 pub use recover::Recovery;
+pub use reserve::{NoteLsn, Noted, Notes};
 
 use std::fmt;
 

@@ -17,14 +17,16 @@ use crate::append::Tail;
 use crate::config::{Config, Durability};
 use crate::cursor::{Cursor, CursorFile, CursorSync};
 use crate::disk::Disk;
-use crate::error::{AppendError, CursorError, OpenError, Poisoned, ReadError, TrimError};
+use crate::error::{AppendError, CursorError, NoteError, OpenError, Poisoned, ReadError, TrimError};
 use crate::flush::{Ask, Unsynced};
 use crate::folder::{Folder, FolderLock, disk, kernel_boot_id};
 use crate::format::{self, BootId, LogId, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::level::{self, Fill, Gauge, Level};
+use crate::patient::Patient;
 use crate::reader::Reader;
 use crate::recover::{Recovery, recover};
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::reserve::{NoteLsn, Noted, Notes, Reserve};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use crate::{Lsn, append, flush, maker, wall_ms};
@@ -82,6 +84,7 @@ pub(crate) struct Shared {
     pub(crate) seed: u32,
     pub(crate) boot: BootId,
     pub(crate) cursor: CursorFile,
+    pub(crate) reserve: Reserve,
     pub(crate) segments: RwLock<VecDeque<Arc<Segment>>>,
     /// One trim, or one new cursor, at a time.
     pub(crate) trimming: Mutex<()>,
@@ -90,9 +93,7 @@ pub(crate) struct Shared {
     pub(crate) gauge: Gauge,
 
     pub(crate) head: AtomicU64,
-    pub(crate) tail: Mutex<Tail>,
-    /// An append has waited in vain for `tail`: the others do not, until it is free.
-    pub(crate) hung: AtomicBool,
+    pub(crate) tail: Patient<Tail>,
     /// To the maker: a segment is wanted. Goes with `tail`.
     pub(crate) make: Condvar,
     /// From the maker: it is there, or it failed. Goes with `tail`.
@@ -135,10 +136,13 @@ impl SyncLog {
         let folder = Folder::prepare(&config.dir)?;
         let folder_lock = folder.lock()?;
         let boot = config.boot_id.unwrap_or_else(kernel_boot_id);
-        let recovered = recover(&disk_calls, &folder, boot)?;
+        let mut recovered = recover(&disk_calls, &folder, boot)?;
         let head = recovered.report.head;
 
         let (id, gap_before) = (recovered.id, recovered.gap_before_head);
+        // First: what little space there is belongs to it.
+        let (reserve, told) = Reserve::start(&disk_calls, &folder, id, recovered.fresh, config.hang_after)?;
+        recovered.report.notes.extend(told);
         let header = SegmentHeader { id, base: head, created_ms: wall_ms(), boot, gap_before };
         let used = recovered.segments.iter().map(|kept| kept.end).sum::<u64>() + SEGMENT_HEADER_BYTES;
         let free = level::free_bytes(&folder).unwrap_or(u64::MAX).saturating_sub(config.free_bytes_min);
@@ -163,13 +167,13 @@ impl SyncLog {
             seed: format::seed(&id),
             boot,
             cursor,
+            reserve,
             segments: RwLock::new(segments),
             trimming: Mutex::default(),
             trim_upto: AtomicU64::new(0),
             gauge,
             head: AtomicU64::new(head.0),
-            tail: Mutex::new(Tail::new(&first, bytes_max)),
-            hung: AtomicBool::new(false),
+            tail: Patient::new(Tail::new(&first, bytes_max)),
             make: Condvar::new(),
             made: Condvar::new(),
             appended: Notify::new(),
@@ -231,6 +235,26 @@ impl SyncLog {
     /// before each append. Bytes count at once, what the disk has for us is up to 100 ms old.
     pub fn level(&self) -> Level {
         self.shared().gauge.level()
+    }
+
+    /// Keeps a short text where no record can be appended: on a full disk, in a log that is poisoned. As durable as a
+    /// record: it survives the death of this process at once, that of the host after the next sync.
+    ///
+    /// The same note is kept once. There is room for about 250 KiB; what does not fit, and what the disk refuses, counts
+    /// as [`Notes::everything`].
+    pub fn note(&self, note: &[u8]) -> Result<Noted, NoteError> {
+        self.shared().note(note)
+    }
+
+    /// What was noted and not cleared, by this process and earlier ones.
+    pub fn notes(&self) -> Notes {
+        self.shared().reserve.notes()
+    }
+
+    /// Forgets the notes that [`SyncLog::notes`] told of, once they are durable elsewhere. What was noted since stays,
+    /// also when it is the same. Blocks for the disk. After an error they may be told again.
+    pub fn clear_notes(&self, upto: NoteLsn) -> Result<(), NoteError> {
+        self.shared().reserve.clear(upto)
     }
 
     /// A reader that begins at `from`; [`Lsn::ZERO`] means the first record that is kept.
@@ -330,6 +354,7 @@ impl Owner {
                 let _ = thread.join();
             }
             shared.finish();
+            shared.reserve.close();
         }
         shared.healthy()
     }

@@ -3,7 +3,7 @@
 //! - the file is called `spare` until a roll names it; it is empty, its space is reserved, file and name are synced
 //! - a full disk therefore shows at a roll, as an error of `append`, and not in the middle of a record
 //! - after a failure it waits until an append asks again
-//! - between two segments it looks, every 100 ms, how much room the disk has
+//! - between two segments it looks, every 100 ms, how much room the disk has, and does what there was no room for
 
 use std::fs::File;
 use std::io;
@@ -49,6 +49,7 @@ pub(crate) fn run(shared: &Shared) {
                 MutexGuard::unlocked(&mut tail, || {
                     shared.look_at_disk();
                     shared.trim_again();
+                    shared.reserve.make_again(&shared.folder);
                 });
             }
             continue;

@@ -49,6 +49,8 @@ pub struct Recovery {
 /// A log that can go on.
 pub(crate) struct Recovered {
     pub(crate) id: LogId,
+    /// There was no log.
+    pub(crate) fresh: bool,
     pub(crate) segments: Vec<Kept>,
     /// Whether the segment that is made now, at `report.head`, follows a gap.
     pub(crate) gap_before_head: bool,
@@ -174,7 +176,7 @@ pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Resul
     report.first = kept.first().map_or(head, |kept| kept.header.base);
     report.head = head;
     report.gap = (!recovery.gaps.is_empty()).then(|| recovery.gaps.join("; "));
-    Ok(Recovered { id, segments: kept, gap_before_head, cursor: recovery.cursor, report })
+    Ok(Recovered { id, fresh, segments: kept, gap_before_head, cursor: recovery.cursor, report })
 }
 
 struct Recoverer<'a> {

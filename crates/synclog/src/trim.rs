@@ -69,7 +69,7 @@ impl Shared {
 
     /// Begins a segment if the last one holds nothing but what is below `upto`, and if a spare is there.
     fn leave_full_segment(&self, upto: Lsn) -> bool {
-        let Some(mut tail) = self.tail.try_lock_for(self.config.hang_after) else { return false };
+        let Some(mut tail) = self.tail.lock_within(self.config.hang_after) else { return false };
         let empty = tail.end <= SEGMENT_HEADER_BYTES;
         if tail.closed || empty || upto < self.head() || self.healthy().is_err() {
             return false;

@@ -1,0 +1,46 @@
+//! A lock around calls that a device may hang in: whoever waits gives up after a while, and whoever comes later gives
+//! up at once, until the device has answered.
+
+use std::time::Duration;
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+
+#[derive(Debug)]
+pub(crate) struct Patient<T> {
+    value: Mutex<T>,
+    /// Somebody has waited in vain, and nobody has had the lock since.
+    hung: AtomicBool,
+}
+
+impl<T> Patient<T> {
+    pub(crate) fn new(value: T) -> Patient<T> {
+        Patient { value: Mutex::new(value), hung: AtomicBool::new(false) }
+    }
+
+    /// However long it takes: for threads that have nothing else to do.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.value.lock()
+    }
+
+    /// `None`: the one who has the lock hangs.
+    pub(crate) fn lock_within(&self, longest: Duration) -> Option<MutexGuard<'_, T>> {
+        if let Some(free) = self.value.try_lock() {
+            self.hung.store(false, Ordering::Relaxed);
+            return Some(free);
+        }
+        if self.hung.load(Ordering::Relaxed) {
+            return None;
+        }
+        let freed = self.value.try_lock_for(longest);
+        if freed.is_none() {
+            self.hung.store(true, Ordering::Relaxed);
+        }
+        freed
+    }
+
+    /// Whether the one who has the lock is known to hang.
+    pub(crate) fn is_hung(&self) -> bool {
+        self.hung.load(Ordering::Relaxed) && self.lock_within(Duration::ZERO).is_none()
+    }
+}
