@@ -3,8 +3,7 @@
 //! - read, never written: what a client or a server compressed goes on as it came
 //! - the size that the frame announces bounds what is allocated, and must be met exactly
 //!
-//! Not here: negotiation. No compressor is offered (`hello`), but a server takes what it would compress itself from
-//! anybody, asked or not.
+//! Not here: negotiation (`hello`). A server takes what it would compress itself from anybody, asked or not.
 
 use std::io::Read;
 
@@ -69,6 +68,8 @@ fn zlib(payload: &[u8], bytes: usize) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// The compressors that [`inflate`] reads, as a hello names them.
+pub(crate) const COMPRESSORS: &[&str] = &["snappy", "zlib", "zstd"];
 const COMPRESSOR_AT: usize = HEADER_BYTES + 4 + 4;
 const SNAPPY: u8 = 1;
 const ZLIB: u8 = 2;

@@ -63,6 +63,7 @@ pub struct DocumentWriter {
 
 const TYPE_STRING: u8 = 0x02;
 const TYPE_ARRAY: u8 = 0x04;
+const TYPE_OBJECT_ID: u8 = 0x07;
 
 impl DocumentWriter {
     /// An empty document with room for `bytes`.
@@ -84,6 +85,12 @@ impl DocumentWriter {
         self.bytes.extend_from_slice(&length.to_le_bytes());
         self.bytes.extend_from_slice(value.as_bytes());
         self.bytes.push(0);
+    }
+
+    /// Adds an ObjectId. `name` must not hold a zero byte.
+    pub fn object_id(&mut self, name: &str, value: [u8; 12]) {
+        self.name(TYPE_OBJECT_ID, name);
+        self.bytes.extend_from_slice(&value);
     }
 
     /// Adds an array of strings. `name` must not hold a zero byte.

@@ -1,18 +1,21 @@
-//! The handshake: no compressor is offered, and a member's addresses become the proxy's.
+//! The handshake: only compressors that we can read are offered, and members' addresses become the proxy's.
 //!
 //! - a driver follows the addresses of a hello reply; unrewritten ones lead it past the proxy for good, in silence
 //!   (`wire-facts.md` 2.3)
-//! - the member that the server calls `me` becomes the advertised address; other members have no listener and are
-//!   dropped, for a client would reach them directly
+//! - the member that the server calls `me`, and each one that has a listener of its own, becomes the address that leads
+//!   to its listener; members without one are dropped, for a client would reach them directly
+//! - a client that takes us for a load balancer finds the `serviceId` without which it would not talk to us
 //! - all other bytes, the order of fields, ids and flags stay; lengths and checksums follow
 //! - `None` means: send the frame as it is. That is also the answer to whatever cannot be read: a wrong checksum is
 //!   not made good
 //!
-//! Not here: several listeners, `serviceId` for load-balanced mode.
+//! Not here: which member is behind which listener (`proxy`).
 
 use bson::raw::{RawBsonRef, RawDocument};
 
 use crate::{
+    address::Address,
+    compressed,
     document::{DocumentWriter, elements},
     error::WireError,
     frame::{Header, OpCode, splice},
@@ -25,41 +28,19 @@ pub fn is_hello(name: &str) -> bool {
     matches!(name, "hello" | "isMaster" | "ismaster")
 }
 
-/// The request without its `compression` field; `None` when it is no hello or has none.
+/// The request without compressors that we cannot read; `None` when it is no hello or names none of those.
 ///
-/// Takes a whole OP_MSG or OP_QUERY frame. A hello that is wrapped in `$query` is left alone: taking the field out of
-/// the reply is enough (`wire-facts.md` 1.4).
-pub fn strip_compression(frame: &[u8]) -> Option<Vec<u8>> {
+/// Takes a whole frame. A hello that is wrapped in `$query` is left alone: taking them out of the reply is enough
+/// (`wire-facts.md` 1.4).
+pub fn offer_readable_compressors(frame: &[u8]) -> Option<Vec<u8>> {
     edit(frame, |body| {
         let first = elements(body).next().transpose()?;
         if !first.is_some_and(|first| is_hello(first.name)) {
             return Ok(None);
         }
-        rewrite(body, |_, name, _| if name == "compression" { Edit::Remove } else { Edit::Keep })
-    })
-}
-
-/// The reply with its addresses rewritten to `advertise` (`host:port`) and its `compression` field taken out; `None`
-/// when there is nothing to change, as in a standalone's.
-///
-/// Takes a whole OP_MSG (a streamed one, too) or OP_REPLY frame that answers a hello.
-pub fn rewrite_reply(frame: &[u8], advertise: &str) -> Option<Vec<u8>> {
-    edit(frame, |body| {
-        let me = body.get("me").ok().flatten().and_then(|me| me.as_str());
         rewrite(body, |writer, name, value| match (name, value) {
-            ("compression", _) => Edit::Remove,
-            ("me", RawBsonRef::String(_)) => {
-                writer.string(name, advertise);
-                Edit::Replaced
-            }
-            ("primary", RawBsonRef::String(primary)) if is_member(me, primary) => {
-                writer.string(name, advertise);
-                Edit::Replaced
-            }
-            ("primary", RawBsonRef::String(_)) => Edit::Remove,
-            ("hosts" | "passives" | "arbiters", RawBsonRef::Array(members)) => {
-                let mine = members.into_iter().flatten().filter_map(|member| member.as_str());
-                writer.strings(name, mine.filter(|member| is_member(me, member)).map(|_| advertise));
+            ("compression", RawBsonRef::Array(names)) if !readable(names).all => {
+                writer.strings(name, readable(names).names.into_iter());
                 Edit::Replaced
             }
             _ => Edit::Keep,
@@ -67,13 +48,153 @@ pub fn rewrite_reply(frame: &[u8], advertise: &str) -> Option<Vec<u8>> {
     })
 }
 
-/// Addresses are compared as drivers do, without case (`wire-facts.md` 2.3).
-fn is_member(me: Option<&str>, address: &str) -> bool {
-    me.is_some_and(|me| me.eq_ignore_ascii_case(address))
+/// What a request asks of its reply; `None` when it is no hello that we can read. Takes a whole frame.
+pub fn asked(frame: &[u8]) -> Option<Asked> {
+    let inflated = inflated(frame);
+    let frame = inflated.as_deref().unwrap_or(frame);
+    let body = match Header::of(frame).ok()?.opcode {
+        OpCode::Msg => OpMsg::parse(frame).ok()?.body(),
+        OpCode::Query => OpQuery::parse(frame).ok()?.query,
+        _ => return None,
+    };
+    let load_balanced = matches!(body.get("loadBalanced"), Ok(Some(RawBsonRef::Boolean(true))));
+    Some(if load_balanced { Asked::LoadBalanced } else { Asked::Members })
+}
+
+/// How a client means to find its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// By the members' addresses.
+    Members,
+    /// `loadBalanced: true`: it stays with the address that it has, and wants a `serviceId`.
+    LoadBalanced,
+}
+
+/// What addresses become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// The address that leads to the member that answers.
+    pub here: String,
+    /// The other members that have a listener, as the set's configuration names them, and where that is.
+    pub others: Vec<(Address, String)>,
+}
+
+impl Names {
+    /// One listener, which leads to one member.
+    pub fn only(here: impl Into<String>) -> Names {
+        Names { here: here.into(), others: Vec::new() }
+    }
+
+    fn of<'a>(&'a self, me: Option<&Address>, member: &str) -> Option<&'a str> {
+        let member = Address::parse(member)?;
+        if me == Some(&member) {
+            return Some(&self.here);
+        }
+        self.others.iter().find(|(address, _)| *address == member).map(|(_, name)| name.as_str())
+    }
+}
+
+/// The reply with its addresses rewritten, without compressors that we cannot read, and with a `serviceId` where the
+/// client wants one and the server is a replica set's; `None` when there is nothing to change, as in a standalone's.
+///
+/// Takes a whole OP_MSG (a streamed one, too), OP_REPLY or OP_COMPRESSED frame that answers a hello. What was
+/// compressed comes back as it is inside: a client takes either.
+pub fn rewrite_reply(frame: &[u8], names: &Names, asked: Asked) -> Option<Vec<u8>> {
+    edit(frame, |body| {
+        let me = body.get("me").ok().flatten().and_then(|me| me.as_str()).and_then(Address::parse);
+        let service = service_id(body).filter(|_| asked == Asked::LoadBalanced);
+        let rewritten = rewrite(body, |writer, name, value| match (name, value) {
+            ("compression", RawBsonRef::Array(names)) if !readable(names).all => {
+                let names = readable(names).names;
+                if names.is_empty() {
+                    return Edit::Remove;
+                }
+                writer.strings(name, names.into_iter());
+                Edit::Replaced
+            }
+            ("me", RawBsonRef::String(_)) => {
+                writer.string(name, &names.here);
+                Edit::Replaced
+            }
+            ("primary", RawBsonRef::String(primary)) => match names.of(me.as_ref(), primary) {
+                Some(primary) => {
+                    writer.string(name, primary);
+                    Edit::Replaced
+                }
+                None => Edit::Remove,
+            },
+            ("hosts" | "passives" | "arbiters", RawBsonRef::Array(members)) => {
+                let members = members.into_iter().flatten().filter_map(|member| member.as_str());
+                writer.strings(name, members.filter_map(|member| names.of(me.as_ref(), member)));
+                Edit::Replaced
+            }
+            ("ok", _) => match service {
+                // In front of the last field, as a load balancer's server has it.
+                Some(id) => {
+                    writer.object_id("serviceId", id);
+                    Edit::KeepBehind
+                }
+                None => Edit::Keep,
+            },
+            _ => Edit::Keep,
+        })?;
+        Ok(rewritten)
+    })
+}
+
+/// What stands for the server behind us: its process, known from `topologyVersion`. Not where the server tells one
+/// itself, nor for a standalone: it refuses the retryable writes of such clients (`wire-facts.md` 2.3), so they had
+/// better be told by their driver that it is none.
+fn service_id(reply: &RawDocument) -> Option<[u8; 12]> {
+    let has = |name| matches!(reply.get(name), Ok(Some(_)));
+    if !has("setName") || has("serviceId") {
+        return None;
+    }
+    let id = reply.get_document("topologyVersion").ok()?.get_object_id("processId").ok()?;
+    Some(id.bytes())
+}
+
+struct Readable<'a> {
+    names: Vec<&'a str>,
+    /// Nothing else was named.
+    all: bool,
+}
+
+/// `none` is how some drivers say that they want none.
+fn readable(names: &bson::raw::RawArray) -> Readable<'_> {
+    let mut readable = Readable { names: Vec::new(), all: true };
+    for name in names {
+        match name {
+            Ok(RawBsonRef::String(name)) if name == "none" || compressed::COMPRESSORS.contains(&name) => {
+                readable.names.push(name);
+            }
+            _ => readable.all = false,
+        }
+    }
+    readable
+}
+
+/// The largest frame that the server takes, in bytes, as its reply to a hello tells it (`maxMessageSizeBytes`).
+pub fn frame_bytes_max(reply: &[u8]) -> Option<usize> {
+    let inflated = inflated(reply);
+    let reply = inflated.as_deref().unwrap_or(reply);
+    let body = match Header::of(reply).ok()?.opcode {
+        OpCode::Msg => OpMsg::parse(reply).ok()?.body(),
+        OpCode::Reply => OpReply::parse(reply).ok()?.document,
+        _ => return None,
+    };
+    usize::try_from(body.get_i32("maxMessageSizeBytes").ok()?).ok()
+}
+
+fn inflated(frame: &[u8]) -> Option<Vec<u8>> {
+    let is_compressed = Header::of(frame).ok()?.opcode == OpCode::Compressed;
+    if is_compressed { compressed::inflate(frame).ok() } else { None }
 }
 
 enum Edit {
     Keep,
+    /// Keep it, behind what was written.
+    KeepBehind,
     Remove,
     Replaced,
 }
@@ -89,6 +210,10 @@ fn rewrite(
         let element = element?;
         match decide(&mut writer, element.name, element.value()?) {
             Edit::Keep => writer.copy(element.bytes),
+            Edit::KeepBehind => {
+                writer.copy(element.bytes);
+                changed = true;
+            }
             Edit::Remove | Edit::Replaced => changed = true,
         }
     }
@@ -121,8 +246,14 @@ fn edit(
             let reply = OpReply::parse(frame).ok()?;
             reply.with_document(frame, &change(reply.document).ok()??).ok()
         }
-        OpCode::Compressed | OpCode::Other(_) => None,
+        OpCode::Compressed => edit(&inflated(frame).filter(|inner| !is_compressed(inner))?, change),
+        OpCode::Other(_) => None,
     }
+}
+
+/// A frame that was compressed twice is nobody's hello.
+fn is_compressed(frame: &[u8]) -> bool {
+    Header::of(frame).is_ok_and(|header| header.opcode == OpCode::Compressed)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //!
 //! Not here: what a command means (`capture`), when bytes move (`proxy`).
 
+mod address;
 mod compressed;
 mod document;
 mod error;
@@ -15,6 +16,7 @@ pub mod hello;
 mod msg;
 mod query;
 
+pub use address::Address;
 pub use compressed::{inflate, inflated_bytes};
 pub use document::{DocumentWriter, Element, Elements, elements};
 pub use error::WireError;
