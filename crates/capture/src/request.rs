@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bson::raw::{RawBsonRef, RawDocument};
 use record::Namespace;
-use wire::{FRAME_BYTES_MAX, Flags, Header, OpCode, OpMsg};
+use wire::{Flags, Header, OpCode, OpMsg};
 
 use crate::coarse::{self, Place};
 use crate::commands::{Coarse, Command, End};
@@ -144,7 +144,7 @@ impl Session {
     /// Looks at the first bytes of a request that is too large to hold and goes on unseen: its namespace is all that
     /// is known of it, if the whole body is among them. `None` when there is nothing to capture.
     pub fn unscanned(&self, head: &[u8]) -> Option<Write> {
-        let header = Header::parse(head, FRAME_BYTES_MAX).ok()??;
+        let header = Header::parse(head, usize::MAX).ok()??;
         let body = head.get(BODY_AT..).and_then(|rest| {
             let length = i32::from_le_bytes(*rest.first_chunk::<4>()?);
             RawDocument::from_bytes(rest.get(..usize::try_from(length).ok()?)?).ok()

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use synclog::Durability;
+use wire::Address;
+
+use crate::members::Member;
 
 /// Settings of one listener.
 #[derive(Debug, Clone)]
@@ -13,6 +16,11 @@ pub struct Config {
     pub upstream: String,
     /// The address that hello replies name; `None`: the one that the client dialled.
     pub advertise: Option<String>,
+    /// The member that `upstream` is, as its replica set names it, where that matters: other listeners lead to other
+    /// members.
+    pub member: Option<Address>,
+    /// The members that other listeners lead to.
+    pub others: Vec<Member>,
     /// Connections at once; one more is closed at once, as mongod does. Each costs two sockets, and memory in the
     /// low tens of KiB while idle.
     pub connections_max: usize,
@@ -37,6 +45,8 @@ impl Config {
             listen: "127.0.0.1:27018".to_owned(),
             upstream: "127.0.0.1:27017".to_owned(),
             advertise: None,
+            member: None,
+            others: Vec::new(),
             connections_max: 10_000,
             // Five frames of the largest size, or 16,000 inserts of 16 KiB in flight.
             held_bytes_max: 256 * 1024 * 1024,

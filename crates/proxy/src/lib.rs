@@ -8,11 +8,12 @@
 //! - bounds: connections ([`Config::connections_max`]), bytes held to be looked at ([`Config::held_bytes_max`]),
 //!   outstanding requests per session, one read buffer of at most 64 KiB per direction otherwise
 //!
-//! Not here yet: TLS, several listeners, idle timeouts.
+//! Not here yet: TLS, idle timeouts.
 
 mod config;
 mod held;
 mod listener;
+mod members;
 mod metrics;
 mod outstanding;
 mod relay;
@@ -22,5 +23,6 @@ mod watch;
 
 pub use config::Config;
 pub use listener::{BindError, Listener};
+pub use members::Member;
 pub use metrics::Metrics;
 pub use watch::Watch;

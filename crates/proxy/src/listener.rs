@@ -11,6 +11,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
@@ -62,6 +63,27 @@ impl Listener {
     ///
     /// Without `watch` nothing is captured. [`Config::durability`] matters with it only.
     pub async fn bind(config: Config, watch: Option<Watch>, metrics: Metrics) -> Result<Listener, BindError> {
+        let watcher = watch.map(|watch| Arc::new(Watcher::new(watch, config.durability)));
+        let held = Held::new(config.held_bytes_max, config.held_patience);
+        let open = Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS)));
+        Listener::with(config, watcher, held, open, metrics).await
+    }
+
+    /// Takes another port of the same proxy, for another server. What is captured, counted and bounded is shared;
+    /// of `config` only addresses and times count.
+    pub async fn beside(&self, config: Config) -> Result<Listener, BindError> {
+        let Shared { watcher, held, open, metrics, .. } = &*self.shared;
+        let config = Config { connections_max: self.shared.config.connections_max, ..config };
+        Listener::with(config, watcher.clone(), held.clone(), open.clone(), metrics.clone()).await
+    }
+
+    async fn with(
+        config: Config,
+        watcher: Option<Arc<Watcher>>,
+        held: Held,
+        open: Arc<Semaphore>,
+        metrics: Metrics,
+    ) -> Result<Listener, BindError> {
         let bound = TcpListener::bind(&config.listen).await;
         let bound = bound.and_then(|socket| Ok((socket.local_addr()?, socket)));
         let (local_addr, socket) = bound.map_err(|source| {
@@ -72,12 +94,13 @@ impl Listener {
                 _ => BindError::Address { listen, source },
             }
         })?;
-        let watcher = watch.map(|watch| Watcher::new(watch, config.durability));
         let shared = Arc::new(Shared {
-            held: Held::new(config.held_bytes_max, config.held_patience),
+            held,
             watcher,
+            open,
             metrics,
             upstream: Outage::default(),
+            misnamed: Outage::default(),
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
             config,
@@ -106,22 +129,23 @@ impl Listener {
                 }
                 accepted = socket.accept() => accepted,
             };
-            match accepted {
-                Ok((client, peer)) if sessions.len() < shared.config.connections_max => {
+            let place = shared.open.clone().try_acquire_owned();
+            match (accepted, place) {
+                (Ok((client, peer)), Ok(place)) => {
                     full.ended("connections are accepted again");
                     failing.ended("connections can be accepted again");
                     next_id += 1;
                     debug!(session = next_id, %peer, "accepted");
                     let span = info_span!("session", id = next_id);
-                    sessions.spawn(serve(shared.clone(), client).instrument(span));
+                    sessions.spawn(serve(shared.clone(), client, place).instrument(span));
                 }
-                Ok((client, _)) => {
+                (Ok((client, _)), Err(_)) => {
                     shared.metrics.refused_total.inc();
                     let limit = format!("{} connections are open", shared.config.connections_max);
                     full.began(&limit, "proxy.connections_max is reached: clients are turned away");
                     drop(client);
                 }
-                Err(error) => {
+                (Err(error), _) => {
                     // Out of file descriptors, mostly: the client waits in the backlog.
                     failing.began(&error, "cannot accept connections");
                     sleep(Duration::from_millis(200)).await;
@@ -150,10 +174,12 @@ async fn drain(shared: &Shared, mut sessions: JoinSet<()>) {
     }
 }
 
-async fn serve(shared: Arc<Shared>, client: TcpStream) {
+async fn serve(shared: Arc<Shared>, client: TcpStream, place: OwnedSemaphorePermit) {
     shared.metrics.connections_total.inc();
     shared.metrics.connections.inc();
     let _open = Open(&shared.metrics);
+    // Given back before it is counted as closed.
+    let _place = place;
     Box::pin(shared.serve(client)).await;
 }
 

@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use wire::Header;
+use wire::{Header, hello::Asked};
 
 /// Drivers keep one request per connection; this many can only be a client that pipelines without reading.
 pub(crate) const OUTSTANDING_MAX: usize = 1024;
@@ -22,7 +22,7 @@ pub(crate) enum ReplyTo {
     /// Forward it as it comes.
     Plain,
     /// Hold it and rewrite its addresses.
-    Hello,
+    Hello(Asked),
     /// Hold it until the write's outcome is recorded.
     Write,
     /// It answers our own ping: swallow it.
@@ -46,7 +46,7 @@ struct Request<W> {
 
 impl<W> Request<W> {
     fn may_wait_long(&self) -> bool {
-        self.may_stream || self.reply == ReplyTo::Hello
+        self.may_stream || matches!(self.reply, ReplyTo::Hello(_))
     }
 }
 
@@ -181,6 +181,8 @@ mod tests {
 
     use super::*;
 
+    const HELLO: ReplyTo = ReplyTo::Hello(Asked::Members);
+
     fn reply(request_id: i32, response_to: i32) -> Header {
         Header { length: 16, request_id, response_to, opcode: OpCode::Msg }
     }
@@ -190,12 +192,12 @@ mod tests {
         let mut list = Outstanding::<&str>::new();
         list.request(0, ReplyTo::Plain, false);
         list.write(0, "insert");
-        list.request(0, ReplyTo::Hello, false);
+        list.request(0, HELLO, false);
         assert_eq!(list.meant(&reply(1, 0)), ReplyTo::Plain);
         assert_eq!(list.settle(&reply(1, 0), false).answered, None);
         assert_eq!(list.meant(&reply(2, 0)), ReplyTo::Write);
         assert_eq!(list.settle(&reply(2, 0), false).answered, Some("insert"));
-        assert_eq!(list.meant(&reply(3, 0)), ReplyTo::Hello);
+        assert_eq!(list.meant(&reply(3, 0)), HELLO);
         assert!(list.owes_reply() && list.may_wait_long());
         list.settle(&reply(3, 0), false);
         assert!(!list.owes_reply() && !list.may_wait_long());
@@ -238,11 +240,11 @@ mod tests {
     #[test]
     fn a_stream_is_followed_from_reply_to_reply_and_never_fenced() {
         let mut list = Outstanding::new();
-        list.request(1, ReplyTo::Hello, true);
+        list.request(1, HELLO, true);
         list.silent_write(2, "behind");
         assert!(list.owes_reply());
         for (id, response_to) in [(100, 1), (101, 100), (103, 101)] {
-            assert_eq!(list.meant(&reply(id, response_to)), ReplyTo::Hello);
+            assert_eq!(list.meant(&reply(id, response_to)), HELLO);
             assert_eq!(list.settle(&reply(id, response_to), true).unseen, <[&str; 0]>::default());
             assert!(!list.fence_due() && !list.writes_under_way());
         }

@@ -12,10 +12,11 @@ mod requests;
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use tokio::sync::Notify;
+use wire::FRAME_BYTES_MAX;
 
 pub(crate) use replies::{Client, Replies};
 pub(crate) use requests::{Requests, Watching};
@@ -35,6 +36,8 @@ pub(crate) struct Conversation {
     drained: AtomicBool,
     /// `drained` was set.
     drain: Notify,
+    /// The largest frame that the server takes, as its hello has told.
+    frame_bytes_max: AtomicUsize,
 }
 
 impl Conversation {
@@ -44,12 +47,21 @@ impl Conversation {
             replied: Notify::new(),
             drained: AtomicBool::new(false),
             drain: Notify::new(),
+            frame_bytes_max: AtomicUsize::new(FRAME_BYTES_MAX),
         }
     }
 
     /// The list; held for the length of one call on it.
     pub(crate) fn outstanding(&self) -> MutexGuard<'_, Outstanding<Captured>> {
         self.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn frame_bytes_max(&self) -> usize {
+        self.frame_bytes_max.load(Ordering::Relaxed)
+    }
+
+    fn set_frame_bytes_max(&self, frame_bytes_max: usize) {
+        self.frame_bytes_max.store(frame_bytes_max, Ordering::Relaxed);
     }
 
     fn set_drained(&self) {

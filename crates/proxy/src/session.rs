@@ -5,21 +5,24 @@
 //!
 //! Not here: TLS to either side; Unix sockets. Both are streams like these once they are connected.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     net::TcpStream,
     select,
+    sync::Semaphore,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use wire::Address;
 
 use crate::{
     config::Config,
     held::Held,
+    members,
     metrics::Metrics,
     relay::{Client, Conversation, Replies, Requests, Watching},
     source::Source,
@@ -29,10 +32,14 @@ use crate::{
 /// What all sessions of a listener share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    pub(crate) watcher: Option<Watcher>,
+    pub(crate) watcher: Option<Arc<Watcher>>,
     pub(crate) held: Held,
+    /// A place for each connection that may be open, over all listeners.
+    pub(crate) open: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
     pub(crate) upstream: Outage,
+    /// The member behind this listener goes by another name.
+    pub(crate) misnamed: Outage,
     /// No new requests.
     pub(crate) drain: CancellationToken,
     /// The drain has taken too long.
@@ -63,16 +70,29 @@ impl Shared {
         stream.map_err(|error| io::Error::new(error.kind(), format!("connect to {address}: {error}")))
     }
 
+    /// Another spelling than the set's own would be looked for in vain in the other members' replies.
+    fn met(&self, me: &Address) {
+        let Some(member) = &self.config.member else { return };
+        if me == member {
+            self.misnamed.ended("the member has the name that proxy.listeners gives it");
+        } else {
+            let what = "proxy.listeners: the server calls itself otherwise than member says, so clients of the other \
+                        listeners do not find it; take over its own name";
+            self.misnamed.began(&format!("{me} is not {member}"), what);
+        }
+    }
+
     async fn join(&self, client: TcpStream, upstream: TcpStream) -> io::Result<()> {
         prepare(&client)?;
         prepare(&upstream)?;
-        let dialled = canonical(client.local_addr()?).to_string();
+        let names = members::names(&self.config, canonical(client.local_addr()?));
+        let met = |me: &Address| self.met(me);
         let via = upstream.local_addr()?.to_string();
         let (client_in, client_out) = client.into_split();
         let (upstream_in, upstream_out) = upstream.into_split();
 
         let conversation = Conversation::new();
-        let watcher = self.watcher.as_ref();
+        let watcher = self.watcher.as_deref();
         let mut requests = Requests {
             client: Source::new(client_in, self.metrics.bytes_to_server.clone()),
             upstream: upstream_out,
@@ -89,7 +109,8 @@ impl Shared {
             conversation: &conversation,
             watcher,
             held: &self.held,
-            advertise: self.config.advertise.as_deref().unwrap_or(&dialled),
+            names: &names,
+            met: &met,
         };
         select! {
             () = replies.forward_replies() => {}

@@ -174,16 +174,41 @@ fn readable(names: &bson::raw::RawArray) -> Readable<'_> {
     readable
 }
 
-/// The largest frame that the server takes, in bytes, as its reply to a hello tells it (`maxMessageSizeBytes`).
-pub fn frame_bytes_max(reply: &[u8]) -> Option<usize> {
+/// What a reply to a hello tells of the server and of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// The largest frame that the server takes, in bytes (`maxMessageSizeBytes`).
+    pub frame_bytes_max: Option<usize>,
+    /// The member that answers, as its set's configuration names it.
+    pub me: Option<Address>,
+    /// Another reply follows without being asked for.
+    pub more_to_come: bool,
+}
+
+/// What a whole frame that answers a hello tells; nothing when it cannot be read.
+pub fn facts(reply: &[u8]) -> Facts {
+    read_facts(reply).unwrap_or_default()
+}
+
+fn read_facts(reply: &[u8]) -> Option<Facts> {
     let inflated = inflated(reply);
     let reply = inflated.as_deref().unwrap_or(reply);
-    let body = match Header::of(reply).ok()?.opcode {
-        OpCode::Msg => OpMsg::parse(reply).ok()?.body(),
-        OpCode::Reply => OpReply::parse(reply).ok()?.document,
+    let (body, more_to_come) = match Header::of(reply).ok()?.opcode {
+        OpCode::Msg => {
+            let msg = OpMsg::parse(reply).ok()?;
+            (msg.body(), msg.flags.more_to_come())
+        }
+        OpCode::Reply => (OpReply::parse(reply).ok()?.document, false),
         _ => return None,
     };
-    usize::try_from(body.get_i32("maxMessageSizeBytes").ok()?).ok()
+    Some(Facts {
+        frame_bytes_max: body
+            .get_i32("maxMessageSizeBytes")
+            .ok()
+            .and_then(|bytes| usize::try_from(bytes).ok()),
+        me: body.get_str("me").ok().and_then(Address::parse),
+        more_to_come,
+    })
 }
 
 fn inflated(frame: &[u8]) -> Option<Vec<u8>> {

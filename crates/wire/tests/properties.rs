@@ -124,7 +124,7 @@ fn try_every_parser(bytes: &[u8]) {
     let _ = OpReply::parse(bytes);
     let _ = hello::offer_readable_compressors(bytes);
     let _ = hello::rewrite_reply(bytes, &hello::Names::only("a:1"), hello::Asked::LoadBalanced);
-    let _ = (hello::asked(bytes), hello::frame_bytes_max(bytes));
+    let _ = (hello::asked(bytes), hello::facts(bytes));
     if let Ok(Some(header)) = Header::parse(bytes, FRAME_BYTES_MAX) {
         let head = Head { header, bytes: &bytes[..header.length.min(bytes.len())] };
         let _ = first_key(&head);

@@ -27,6 +27,8 @@ pub(super) enum Way {
     Captured(Class),
     /// The command's name comes behind a document sequence.
     NameComesLater,
+    /// Only inside it is told what it is.
+    Compressed,
 }
 
 /// Which replies a request gets.
@@ -45,8 +47,7 @@ pub(super) fn look(head: &Head<'_>, class: impl Fn(&str) -> Class) -> Option<Req
         (OpCode::Msg, FirstKey::Name(name)) => way_of(name, class),
         (OpCode::Query, FirstKey::Name(name)) if hello::is_hello(name) => Way::Hello,
         (OpCode::Msg, FirstKey::Sequence) => Way::NameComesLater,
-        // mongod takes it though no compressor was offered (`wire-facts.md` 1.4). It may be an insert.
-        (OpCode::Compressed, _) => way_of("insert", class),
+        (OpCode::Compressed, _) => Way::Compressed,
         _ => Way::Pass,
     };
     let expect = match (head.header.opcode, peek_flags(head)) {
@@ -57,6 +58,18 @@ pub(super) fn look(head: &Head<'_>, class: impl Fn(&str) -> Class) -> Option<Req
     };
     let Header { request_id: id, length, .. } = head.header;
     Some(Request { id, length, expect, way })
+}
+
+/// What a whole request is that was compressed, from what it is inside; `None` where a server would not read it.
+pub(super) fn look_inside(inner: &[u8], class: impl Fn(&str) -> Class) -> Option<Request> {
+    let head = Head { header: Header::of(inner).ok()?, bytes: inner };
+    let request = look(&head, &class)?;
+    match request.way {
+        // A frame that was compressed twice.
+        Way::Compressed => None,
+        Way::NameComesLater => Some(Request { way: late_way(inner, class), ..request }),
+        _ => Some(request),
+    }
 }
 
 /// The way of a whole OP_MSG whose name was not among its first bytes.

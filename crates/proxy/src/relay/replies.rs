@@ -12,7 +12,11 @@ use tokio::{
     select,
 };
 use tracing::{debug, warn};
-use wire::{Flags, Header, OpCode, hello, peek_flags};
+use wire::{
+    Address, Flags, Header, OpCode,
+    hello::{self, Asked, Names},
+    peek_flags,
+};
 
 use super::{Conversation, HELLO_BYTES_MAX};
 use crate::{
@@ -28,8 +32,10 @@ pub(crate) struct Replies<'a, R, W> {
     pub(crate) conversation: &'a Conversation,
     pub(crate) watcher: Option<&'a Watcher>,
     pub(crate) held: &'a Held,
-    /// The address that hello replies name.
-    pub(crate) advertise: &'a str,
+    /// The addresses that hello replies name.
+    pub(crate) names: &'a Names,
+    /// Told what a hello reply calls the member that answers.
+    pub(crate) met: &'a (dyn Fn(&Address) + Sync),
 }
 
 /// The client's side, which may be gone while there is still something to read from mongod.
@@ -61,7 +67,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
                 self.send_as_it_comes().await?;
                 self.settle(reply);
             }
-            ReplyTo::Hello => self.send_hello(reply).await?,
+            ReplyTo::Hello(asked) => self.send_hello(reply, asked).await?,
             ReplyTo::Write => self.send_outcome(reply).await?,
             ReplyTo::Fence => {
                 self.swallow().await?;
@@ -105,7 +111,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
             || (self.conversation.is_drained() && !outstanding.owes_reply())
     }
 
-    async fn send_hello(&mut self, reply: Reply) -> Result<(), End> {
+    async fn send_hello(&mut self, mut reply: Reply, asked: Asked) -> Result<(), End> {
         if reply.header.length > HELLO_BYTES_MAX {
             warn!(
                 bytes = reply.header.length,
@@ -121,8 +127,17 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
             }
             self.fill().await?;
         };
+        let facts = hello::facts(&frame);
+        reply.more_to_come |= facts.more_to_come;
         self.settle(reply);
-        match hello::rewrite_reply(&frame, self.advertise) {
+        if let Some(bytes) = facts.frame_bytes_max.filter(|bytes| *bytes > HELLO_BYTES_MAX) {
+            self.upstream.frames.set_frame_bytes_max(bytes);
+            self.conversation.set_frame_bytes_max(bytes);
+        }
+        if let Some(me) = &facts.me {
+            (self.met)(me);
+        }
+        match hello::rewrite_reply(&frame, self.names, asked) {
             Some(rewritten) => self.client.send(&rewritten).await,
             None => self.client.send(&frame).await,
         }

@@ -2,7 +2,7 @@
 //!
 //! - *pass*: part by part as it arrives
 //! - *watch*: the same, but its last byte waits until its mark is in the log
-//! - *hold*: nothing leaves until it was scanned (inserts, what is compressed), or rewritten (hello)
+//! - *hold*: nothing leaves until it was scanned (inserts), rewritten (hello), or looked into (what is compressed)
 //! - a frame that finds no room to be held, or has to give it up, passes unscanned; capture is told
 //! - writes that get no reply are followed by a ping of ours, at a frame boundary, when no other whole frame is here
 //! - a header that is none: its 16 bytes go on and nothing after them; mongod answers what came before, and closes
@@ -16,11 +16,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use wire::{HEADER_BYTES, Head, hello};
+use wire::{
+    FRAME_BYTES_MAX, HEADER_BYTES, Head,
+    hello::{self, Asked},
+};
 
 use super::{
     Conversation, HELLO_BYTES_MAX,
-    look::{Expect, Request, Way, late_way, look},
+    look::{Expect, Request, Way, late_way, look, look_inside},
 };
 use crate::{
     held::{Held, OWN_BYTES, Room},
@@ -137,21 +140,26 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             }
             Way::Hello => {
                 self.metrics.requests_hello.inc();
-                self.expect(request, ReplyTo::Hello);
                 self.send_hello(request).await
             }
             Way::Captured(class) => {
-                let watch = matches!(class, Class::Watch);
-                if watch { &self.metrics.requests_watch } else { &self.metrics.requests_hold }.inc();
+                self.count(class);
                 self.send_captured(request, class).await
             }
             Way::NameComesLater => self.send_late_name(request).await,
+            Way::Compressed => self.send_compressed(request).await,
         }
+    }
+
+    fn count(&self, class: Class) {
+        let watch = matches!(class, Class::Watch);
+        if watch { &self.metrics.requests_watch } else { &self.metrics.requests_hold }.inc();
     }
 
     /// Waits for a request's first bytes, at a frame boundary.
     async fn next_request(&mut self) -> Result<Request, End> {
         loop {
+            self.client.frames.set_frame_bytes_max(self.conversation.frame_bytes_max());
             if self.conversation.outstanding().fence_urgent() {
                 self.send_fence().await?;
             }
@@ -217,25 +225,31 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
 
     async fn send_hello(&mut self, request: Request) -> Result<(), End> {
         if request.length > HELLO_BYTES_MAX {
-            // No driver sends that. Its compressors stay, and leave with the reply.
+            // No driver sends that. Compressors that we cannot read leave with the reply.
+            self.expect(request, ReplyTo::Hello(Asked::Members));
             return self.send_rest(request, 0).await;
         }
         let frame = self.whole_frame().await?;
-        match hello::strip_compression(&frame) {
-            Some(stripped) => self.send(&stripped).await,
+        let asked = hello::asked(&frame).unwrap_or(Asked::Members);
+        self.expect(request, ReplyTo::Hello(asked));
+        match hello::offer_readable_compressors(&frame) {
+            Some(instead) => self.send(&instead).await,
             None => self.send(&frame).await,
         }
     }
 
     /// Forwards a captured request: all but its last byte as it comes, or nothing, until it is whole and marked.
     async fn send_captured(&mut self, request: Request, class: Class) -> Result<(), End> {
+        if request.length > FRAME_BYTES_MAX {
+            // A server that takes more than any that we know; our parsers do not.
+            return self.send_unscanned(request, 0).await;
+        }
         let (since, mut room) = (Instant::now(), Room::default());
-        let own = if self.conversation.outstanding().has_write() { 0 } else { OWN_BYTES };
+        let own = self.own_bytes();
         let mut sent = 0;
         loop {
-            let head = self.head()?;
-            let (here, inflated) = (head.bytes.len(), wire::inflated_bytes(&head));
-            if !self.held.cover(&mut room, (here + inflated).saturating_sub(own)).await {
+            let here = self.head()?.bytes.len();
+            if !self.held.cover(&mut room, here.saturating_sub(own)).await {
                 drop(room);
                 return self.send_unscanned(request, sent).await;
             }
@@ -253,7 +267,20 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             }
         }
         let frame = self.whole_frame().await?;
-        let captured = self.watching.as_ref().and_then(|watching| watching.request(&frame, room));
+        self.send_seen(request, &frame, &frame, sent, room).await
+    }
+
+    /// Marks and forwards a whole captured request, of which `sent` bytes have left. What it says stands in `inside`,
+    /// which is the frame itself unless that is compressed.
+    async fn send_seen(
+        &mut self,
+        request: Request,
+        frame: &[u8],
+        inside: &[u8],
+        sent: usize,
+        room: Room,
+    ) -> Result<(), End> {
+        let captured = self.watching.as_ref().and_then(|watching| watching.request(inside, room));
         let Some(mut captured) = captured else {
             self.expect(request, ReplyTo::Plain);
             return self.send(&frame[sent..]).await;
@@ -264,6 +291,58 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             Some(frame) => self.send(&frame).await,
             None => self.send(&frame[sent..]).await,
         }
+    }
+
+    /// Holds a compressed request until it is whole, to learn what it is. It goes on as it came, but for an added `_id`.
+    async fn send_compressed(&mut self, request: Request) -> Result<(), End> {
+        let (since, mut room) = (Instant::now(), Room::default());
+        let own = self.own_bytes();
+        loop {
+            let head = self.head()?;
+            let (here, inflated) = (head.bytes.len(), wire::inflated_bytes(&head));
+            let is_large = request.length.max(inflated) > HELLO_BYTES_MAX;
+            if is_large && self.watching.is_none() {
+                // Whether it gets a reply is not known; one that nobody waits for is forwarded all the same.
+                self.metrics.requests_pass.inc();
+                return self.send_rest(request, 0).await;
+            }
+            let readable = request.length.max(inflated) <= FRAME_BYTES_MAX;
+            if !readable || !self.held.cover(&mut room, (here + inflated).saturating_sub(own)).await {
+                drop(room);
+                return self.send_unscanned(request, 0).await;
+            }
+            if here == request.length {
+                break;
+            }
+            if !self.fill_held(since).await? {
+                drop(room);
+                return self.send_unscanned(request, 0).await;
+            }
+        }
+        let inside =
+            apart(room.bytes(), || wire::inflate(self.head()?.bytes).map_err(|_| End::NotAFrame)).ok();
+        let inner = inside.as_deref().and_then(|inside| look_inside(inside, |name| self.class(name)));
+        match (inner, inside) {
+            (Some(Request { way: Way::Captured(class), expect, .. }), Some(inside)) => {
+                self.count(class);
+                let frame = self.whole_frame().await?;
+                self.send_seen(Request { expect, ..request }, &frame, &inside, 0, room).await
+            }
+            (Some(Request { way, expect, .. }), _) => {
+                drop(room);
+                Box::pin(self.forward(Request { way, expect, ..request })).await
+            }
+            (None, _) => {
+                self.metrics.requests_pass.inc();
+                let frame = self.whole_frame().await?;
+                self.send_seen(request, &frame, &frame, 0, room).await
+            }
+        }
+    }
+
+    /// What the request in hand may hold besides the shared room.
+    fn own_bytes(&self) -> usize {
+        if self.conversation.outstanding().has_write() { 0 } else { OWN_BYTES }
     }
 
     /// Forwards a captured request that cannot be looked at; `sent` of its bytes have left.
@@ -278,6 +357,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
 
     /// Forwards a request whose name comes behind a document sequence: held until it is whole, then it is known.
     async fn send_late_name(&mut self, request: Request) -> Result<(), End> {
+        if request.length > FRAME_BYTES_MAX {
+            return self.send_unscanned(request, 0).await;
+        }
         let (since, mut room) = (Instant::now(), Room::default());
         loop {
             let here = self.head()?.bytes.len();

@@ -174,9 +174,19 @@ fn what_a_hello_asks_for() {
     assert_eq!(hello(rawdoc! { "hello": 1, "loadBalanced": false }), Some(Asked::Members));
     assert_eq!(asked(recorded!("sa_ismaster_query_request")), Some(Asked::Members));
     assert_eq!(asked(b"nothing"), None);
-    assert_eq!(frame_bytes_max(recorded!("sa_hello_msg_reply")), Some(48_000_000));
-    assert_eq!(frame_bytes_max(recorded!("rs_ismaster_query_reply")), Some(48_000_000));
-    assert_eq!(frame_bytes_max(recorded!("sa_insert_reply")), None);
+}
+
+#[test]
+fn what_a_reply_tells() {
+    let facts_of = |reply: &[u8]| {
+        let Facts { frame_bytes_max, me, more_to_come } = facts(reply);
+        (frame_bytes_max, me.is_some(), more_to_come)
+    };
+    assert_eq!(facts_of(recorded!("sa_hello_msg_reply")), (Some(48_000_000), false, false));
+    assert_eq!(facts_of(recorded!("rs_ismaster_query_reply")), (Some(48_000_000), true, false));
+    assert_eq!(facts_of(recorded!("rs_hello_stream_reply_0")), (Some(48_000_000), true, true));
+    assert_eq!(facts_of(recorded!("sa_insert_reply")), (None, false, false));
+    assert_eq!(facts(b"nothing"), Facts::default());
 }
 
 /// No driver compresses a hello; mongod answers one that is (`wire-facts.md` 1.4).
@@ -191,7 +201,7 @@ fn a_compressed_reply_is_rewritten_too() {
         rewrite_reply(&packed, &here(), Asked::Members),
         rewrite_reply(plain, &here(), Asked::Members)
     );
-    assert_eq!(frame_bytes_max(&packed), Some(48_000_000));
+    assert_eq!(facts(&packed), facts(plain));
 }
 
 #[test]
