@@ -4,12 +4,14 @@
 //! Shutdown: the proxy takes no more connections and its sessions come to an end; the replicator parks at its
 //! checkpoint; the log is synced and closed; the admin port ends last. Each step has a deadline.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use capture::{Capture, Pattern};
+use futures_util::future::join_all;
 use prometheus::Registry;
 use proxy::{Listener, Watch};
 use record::Namespace;
@@ -21,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{AtlasConfig, Config, Durability};
+use crate::config::{AtlasConfig, Config, Durability, ListenerConfig};
 use crate::program::{Program, Sync};
 
 /// How long the replicator may take to finish its batch.
@@ -56,15 +58,38 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         entries: sync.pending.appended.clone(),
     });
     let metrics = proxy::Metrics::register(&registry)?;
-    let listener =
-        Listener::bind(proxy_config(&config)?, watch, metrics).await.context("open the proxy's port")?;
-    let listen = listener.local_addr();
+    let listeners = bind(&config, watch, metrics).await.context("open the proxy's port")?;
+    let listen: Vec<_> = listeners.iter().map(Listener::local_addr).collect();
     let program = Arc::new(Program::new(config, sync, &registry)?);
     let admin = admin::Admin::bind(program.admin_config(), program.clone(), registry.clone())
         .await
         .context("open the admin port")?;
-    info!(version = env!("CARGO_PKG_VERSION"), proxy = %listen, admin = %admin.local_addr(), "dualsync listens");
-    Running::start(program, listener, replicator, admin, orphan_inbox).await
+    info!(version = env!("CARGO_PKG_VERSION"), proxy = %shown(&listen), admin = %admin.local_addr(), "dualsync listens");
+    Running::start(program, listeners, replicator, admin, orphan_inbox).await
+}
+
+/// Takes the proxy's port, or one for each member of a replica set.
+async fn bind(
+    config: &Config,
+    watch: Option<Watch>,
+    metrics: proxy::Metrics,
+) -> anyhow::Result<Vec<Listener>> {
+    let mut settings = proxy_configs(config)?.into_iter();
+    let first = settings.next().context("there is no listener")?;
+    let mut listeners = vec![Listener::bind(first, watch, metrics).await?];
+    for next in settings {
+        listeners.push(listeners[0].beside(next).await?);
+    }
+    Ok(listeners)
+}
+
+/// Runs all listeners until `shutdown`; they drain at the same time.
+async fn serve(listeners: Vec<Listener>, shutdown: CancellationToken) {
+    join_all(listeners.into_iter().map(|listener| listener.run(shutdown.clone()))).await;
+}
+
+fn shown(listen: &[SocketAddr]) -> String {
+    listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Opens the log and prepares the replicator; nothing runs yet.
@@ -91,7 +116,7 @@ async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Syn
     let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect();
     let settings = replicator::Config {
         source_uri: config.local.uri.expose().to_owned(),
-        upstream: upstream(config)?,
+        upstreams: upstreams(config),
         target_uri: atlas.expose().to_owned(),
         log_id: log.id().iter().map(|byte| format!("{byte:02x}")).collect(),
         dir: config.log.dir.clone(),
@@ -144,14 +169,14 @@ struct Running {
 impl Running {
     async fn start(
         program: Arc<Program>,
-        listener: Listener,
+        listeners: Vec<Listener>,
         replicator: Option<Replicator>,
         admin: admin::Admin,
         orphans: mpsc::Receiver<capture::Orphan>,
     ) -> anyhow::Result<()> {
         let (stop_proxy, stop_replicator, stop_admin) = Default::default();
         let mut running = Running {
-            proxy: tokio::spawn(listener.run(CancellationToken::clone(&stop_proxy))),
+            proxy: tokio::spawn(serve(listeners, CancellationToken::clone(&stop_proxy))),
             admin: tokio::spawn(admin.run(CancellationToken::clone(&stop_admin))),
             replicator: replicator.map(|it| tokio::spawn(it.run(CancellationToken::clone(&stop_replicator)))),
             orphans,
@@ -227,18 +252,18 @@ async fn died(task: &mut Option<JoinHandle<()>>) -> Result<(), tokio::task::Join
 
 /// A proxy beside mongod would give everybody who reaches it what mongod gives to its own host alone.
 async fn refuse_open_door(config: &Config) -> anyhow::Result<()> {
-    let listen = config.proxy.listen;
-    if listen.ip().to_canonical().is_loopback() {
+    let listens = config.listens();
+    let Some(listen) = listens.iter().find(|listen| !listen.ip().to_canonical().is_loopback()) else {
         return Ok(());
-    }
+    };
     if config.proxy.allow_unauthenticated_remote {
         warn!(%listen, "proxy.allow_unauthenticated_remote is set: whoever reaches the proxy may do what mongod allows without a password");
         return Ok(());
     }
-    let open = replicator::takes_unauthenticated_commands(config.local.uri.hosts()).await.context(
-        "ask the local mongod whether it wants authentication (the proxy listens beyond loopback)",
-    )?;
-    if open {
+    if any_is_open(&servers(config))
+        .await
+        .context("ask the local mongod whether it wants authentication (the proxy listens beyond loopback)")?
+    {
         bail!(
             "proxy.listen {listen} is reachable from other hosts, and the local mongod takes commands without \
              authentication: switch authentication on in mongod, or listen on 127.0.0.1, or set \
@@ -246,6 +271,25 @@ async fn refuse_open_door(config: &Config) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whether one of the servers takes commands without authentication. Those that are away are not waited for, as long
+/// as one of them answers.
+async fn any_is_open(servers: &[(String, u16)]) -> anyhow::Result<bool> {
+    let asked =
+        servers.iter().map(|server| replicator::takes_unauthenticated_commands(std::slice::from_ref(server)));
+    let (mut closed, mut last_error) = (false, None);
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(true) => return Ok(true),
+            Ok(false) => closed = true,
+            Err(error) => last_error = Some(error),
+        }
+    }
+    match last_error {
+        Some(error) if !closed => Err(error.into()),
+        _ => Ok(false),
+    }
 }
 
 fn log_config(config: &Config) -> synclog::Config {
@@ -263,23 +307,52 @@ fn durability(config: &Config) -> synclog::Durability {
     }
 }
 
-/// The one server behind the proxy.
-fn upstream(config: &Config) -> anyhow::Result<String> {
-    let (host, port) = config.local.uri.hosts().first().context("local.uri names no server")?;
-    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+/// The servers behind the proxy, one for each listener.
+fn servers(config: &Config) -> Vec<(String, u16)> {
+    match config.proxy.listeners.as_slice() {
+        [] => config.local.uri.hosts().to_vec(),
+        several => several.iter().map(|it| (it.member.host().to_owned(), it.member.port())).collect(),
+    }
 }
 
-fn proxy_config(config: &Config) -> anyhow::Result<proxy::Config> {
-    Ok(proxy::Config {
-        listen: config.proxy.listen.to_string(),
-        upstream: upstream(config)?,
-        advertise: config.proxy.advertise.clone(),
+/// How they are dialled.
+fn upstreams(config: &Config) -> Vec<String> {
+    let address = |(host, port): (String, u16)| {
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    };
+    servers(config).into_iter().map(address).collect()
+}
+
+/// The settings of each listener.
+fn proxy_configs(config: &Config) -> anyhow::Result<Vec<proxy::Config>> {
+    let one = |listen: String, upstream: String| proxy::Config {
+        listen,
+        upstream,
         connections_max: config.proxy.connections_max,
         held_bytes_max: usize::try_from(config.proxy.held_bytes_max).unwrap_or(usize::MAX),
         durability: durability(config),
         drain_timeout: config.proxy.drain_timeout,
         ..proxy::Config::new()
-    })
+    };
+    let upstreams = upstreams(config);
+    if config.proxy.listeners.is_empty() {
+        let upstream = upstreams.into_iter().next().context("local.uri names no server")?;
+        let settings = one(config.proxy.listen.to_string(), upstream);
+        return Ok(vec![proxy::Config { advertise: config.proxy.advertise.clone(), ..settings }]);
+    }
+    let members: Vec<proxy::Member> = config.proxy.listeners.iter().map(member).collect();
+    let each = members.iter().zip(upstreams).map(|(own, upstream)| proxy::Config {
+        advertise: own.advertise.clone(),
+        member: Some(own.address.clone()),
+        others: members.iter().filter(|other| *other != own).cloned().collect(),
+        ..one(own.listen.to_string(), upstream)
+    });
+    Ok(each.collect())
+}
+
+fn member(listener: &ListenerConfig) -> proxy::Member {
+    let ListenerConfig { listen, member, advertise } = listener.clone();
+    proxy::Member { address: member, listen, advertise }
 }
 
 fn capture_config(config: &Config) -> capture::Config {

@@ -21,6 +21,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde_json::{Map, Value};
 
@@ -28,8 +29,8 @@ use read::Reader;
 pub(crate) use read::{Complaint, Setting};
 pub(crate) use secret::Secret;
 pub(crate) use settings::{
-    AdminConfig, AtlasConfig, Durability, Enabled, LocalConfig, LogConfig, LogFormat, ProxyConfig,
-    SyncConfig, TelemetryConfig,
+    AdminConfig, AtlasConfig, Durability, Enabled, ListenerConfig, LocalConfig, LogConfig, LogFormat,
+    ProxyConfig, SyncConfig, TelemetryConfig,
 };
 pub(crate) use sources::Inputs;
 
@@ -102,6 +103,14 @@ impl Config {
             Enabled::Auto => self.atlas.uri.is_some(),
             Enabled::On => true,
             Enabled::Off => false,
+        }
+    }
+
+    /// Every address that clients connect to.
+    pub(crate) fn listens(&self) -> Vec<SocketAddr> {
+        match self.proxy.listeners.as_slice() {
+            [] => vec![self.proxy.listen],
+            several => several.iter().map(|listener| listener.listen).collect(),
         }
     }
 

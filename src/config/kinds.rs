@@ -7,7 +7,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::secret::{self, Secret, Uri};
+use super::settings::ListenerConfig;
 use capture::Pattern;
+use proxy::Address;
 
 /// A value as it was written: one text, or a list (TOML's brackets, commas elsewhere).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,6 +141,44 @@ pub(super) fn host_and_port() -> Kind<String> {
     })
 }
 
+/// Listeners, each written as `listen=127.0.0.1:27018 member=db1:27017`, perhaps with `advertise=`.
+pub(super) fn listeners() -> Kind<Vec<ListenerConfig>> {
+    Kind {
+        allowed: "tables [[proxy.listeners]] with listen (an IP address and a port), member (host:port as the replica \
+                  set names it) and perhaps advertise (host:port)"
+            .to_owned(),
+        read: Box::new(|text| text.items().into_iter().map(listener).collect()),
+        shown: |text| Text::Many(text.items().into_iter().map(str::to_owned).collect()).literal(),
+    }
+}
+
+fn listener(text: &str) -> Result<ListenerConfig, Refused> {
+    let refused = |reason: String| Refused { reason: Some(reason) };
+    let (mut listen, mut member, mut advertise) = (None, None, None);
+    for part in text.split_whitespace() {
+        let (key, value) =
+            part.split_once('=').ok_or_else(|| refused(format!("{part:?} is no key=value")))?;
+        let wrong = || refused(format!("{key} = {value:?} is none"));
+        match key {
+            "listen" => {
+                let address: Option<SocketAddr> = value.parse().ok();
+                listen = Some(address.filter(|address| address.port() > 0).ok_or_else(wrong)?);
+            }
+            "member" => member = Some(Address::parse(value).ok_or_else(wrong)?),
+            "advertise" => {
+                let text = Text::One(value.to_owned());
+                advertise = Some((host_and_port().read)(&text).map_err(|_| wrong())?);
+            }
+            _ => return Err(refused(format!("{key} is not known; there are: listen, member, advertise"))),
+        }
+    }
+    match (listen, member) {
+        (Some(listen), Some(member)) => Ok(ListenerConfig { listen, member, advertise }),
+        (None, _) => Err(refused(format!("{text:?} lacks listen"))),
+        (_, None) => Err(refused(format!("{text:?} lacks member"))),
+    }
+}
+
 /// A folder of this host; a relative one starts at the working directory.
 pub(super) fn folder() -> Kind<PathBuf> {
     Kind::new("a folder", |text| (!text.is_empty()).then(|| PathBuf::from(text)))
@@ -184,14 +224,14 @@ pub(super) fn connection_string() -> Kind<Uri> {
     }
 }
 
-/// A connection string that names one server, by host and port.
-pub(super) fn one_server() -> Kind<Uri> {
+/// A connection string that names servers by host and port.
+pub(super) fn servers() -> Kind<Uri> {
     let any = connection_string();
     let read = move |text: &Text| match (any.read)(text)? {
-        uri if uri.hosts().len() == 1 => Ok(uri),
-        _ => Err(Refused { reason: Some("it names another number of them".to_owned()) }),
+        uri if !uri.hosts().is_empty() => Ok(uri),
+        _ => Err(Refused { reason: Some("it names none".to_owned()) }),
     };
-    let allowed = "a connection string that names one server: mongodb://host:port/".to_owned();
+    let allowed = "a connection string that names its servers: mongodb://host:port/".to_owned();
     Kind { allowed, read: Box::new(read), shown: any.shown }
 }
 

@@ -43,7 +43,12 @@ fn proxy_toml() -> String {
         let _ = write!(out, "\n{}[{section}]\n", comment(&doc));
         for Entry { name, default, allowed, doc } in entries {
             let allowed = format!("Must be {allowed}.");
-            let _ = write!(out, "\n{}{}{name} = {default}\n", comment(&doc), comment(&allowed));
+            let line = match TABLES.iter().find(|(key, _)| *key == name) {
+                // An empty list would stand in the way of the tables.
+                Some((_, example)) => (*example).to_owned(),
+                None => format!("{name} = {default}\n"),
+            };
+            let _ = write!(out, "\n{}{}{line}", comment(&doc), comment(&allowed));
         }
     }
     out
@@ -100,6 +105,17 @@ fn comment(text: &str) -> String {
 }
 
 const COLUMNS: usize = 100;
+
+/// Keys that are written as tables, and how.
+const TABLES: &[(&str, &str)] = &[(
+    "listeners",
+    "#
+# [[proxy.listeners]]
+# listen = \"127.0.0.1:27018\"
+# member = \"db1.internal:27017\"
+# advertise = \"proxy.internal:27018\"
+",
+)];
 
 const TOML_INTRO: &str = "The settings of dualsync: every key with its default. Each can also be set in the environment as \
     DUALSYNC_<SECTION>_<KEY>; the environment counts more than this file. docs/configuration.md tells the rest; \

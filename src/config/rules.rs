@@ -1,6 +1,9 @@
 //! Rules over several keys: what is refused, and what is only warned of.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use proxy::Address;
 
 use super::read::{Origin, Reader, Setting};
 use super::secret::Uri;
@@ -8,7 +11,7 @@ use super::{Config, Enabled};
 
 /// What cannot work, or must not.
 pub(super) fn refuse(config: &Config, reader: &mut Reader) {
-    let Config { proxy, local, atlas, sync, log, admin, .. } = config;
+    let Config { local, atlas, sync, log, admin, .. } = config;
     let on_command_line =
         |setting: &Setting| matches!(setting.origin, Origin::Flag(_)) && setting.key == "local.uri";
     reader.forbid(
@@ -16,11 +19,14 @@ pub(super) fn refuse(config: &Config, reader: &mut Reader) {
         &["local.uri"],
         "would show its password to everybody who lists processes: set MONGODB_LOCAL_URI instead",
     );
+    let listens = config.listens();
+    let is_ours = |host: &(String, u16)| listens.iter().any(|listen| leads_to(host, *listen));
     reader.forbid(
-        local.uri.hosts().iter().any(|host| leads_to(host, proxy.listen)),
-        &["local.uri", "proxy.listen"],
+        local.uri.hosts().iter().any(is_ours),
+        &["local.uri", "proxy.listen", "proxy.listeners"],
         "is dualsync's own address (proxy.listen): name the local mongod",
     );
+    refuse_listeners(config, reader, &listens);
     if let Some(target) = &atlas.uri {
         reader.forbid(
             share_a_server(target, &local.uri),
@@ -28,8 +34,8 @@ pub(super) fn refuse(config: &Config, reader: &mut Reader) {
             "is the local server (local.uri): name the remote cluster",
         );
         reader.forbid(
-            target.hosts().iter().any(|host| leads_to(host, proxy.listen)),
-            &["atlas.uri", "proxy.listen"],
+            target.hosts().iter().any(is_ours),
+            &["atlas.uri", "proxy.listen", "proxy.listeners"],
             "is dualsync's own address (proxy.listen): name the remote cluster",
         );
     }
@@ -39,8 +45,8 @@ pub(super) fn refuse(config: &Config, reader: &mut Reader) {
         "needs a target: set MONGODB_ATLAS_URI, or switch syncing off",
     );
     reader.forbid(
-        proxy.listen == admin.listen && proxy.listen.port() != 0,
-        &["admin.listen", "proxy.listen"],
+        listens.contains(&admin.listen) && admin.listen.port() != 0,
+        &["admin.listen", "proxy.listen", "proxy.listeners"],
         "is the proxy's own address (proxy.listen): choose another port",
     );
     reader.forbid(
@@ -57,6 +63,50 @@ pub(super) fn refuse(config: &Config, reader: &mut Reader) {
         log.segment_bytes_max > log.max_bytes,
         &["log.segment_bytes_max", "log.max_bytes"],
         "is more than the whole log may have (log.max_bytes)",
+    );
+}
+
+/// One server behind `proxy.listen`, or one member behind each of `proxy.listeners`.
+fn refuse_listeners(config: &Config, reader: &mut Reader, listens: &[SocketAddr]) {
+    let Config { proxy, local, .. } = config;
+    if proxy.listeners.is_empty() {
+        reader.forbid(
+            local.uri.hosts().len() > 1,
+            &["local.uri", "proxy.listeners"],
+            "names several servers, and proxy.listen leads to one server: name that, or give each member a listener of \
+             its own in proxy.listeners",
+        );
+        return;
+    }
+    // proxy.toml as it is shipped names the default.
+    for (given, key) in
+        [(proxy.listen != LISTEN_DEFAULT, "proxy.listen"), (proxy.advertise.is_some(), "proxy.advertise")]
+    {
+        reader.forbid(
+            given,
+            &[key, "proxy.listeners"],
+            "does not go together with proxy.listeners: take one of them out",
+        );
+    }
+    let members: BTreeSet<&Address> = proxy.listeners.iter().map(|listener| &listener.member).collect();
+    let ports: BTreeSet<&SocketAddr> = listens.iter().collect();
+    let names: BTreeSet<&String> = proxy.listeners.iter().filter_map(|it| it.advertise.as_ref()).collect();
+    let named = proxy.listeners.iter().filter(|it| it.advertise.is_some()).count();
+    reader.forbid(
+        members.len() < listens.len() || ports.len() < listens.len() || names.len() < named,
+        &["proxy.listeners"],
+        "names a member, an address to listen on or one to advertise twice: each listener has its own",
+    );
+    let own = |member: &Address| (member.host().to_owned(), member.port());
+    reader.forbid(
+        members.iter().any(|member| listens.iter().any(|listen| leads_to(&own(member), *listen))),
+        &["proxy.listeners"],
+        "has a member that is one of dualsync's own addresses: name the mongod",
+    );
+    reader.forbid(
+        proxy.listeners.len() > 1 && local.uri.is_direct(),
+        &["local.uri", "proxy.listeners"],
+        "stays with one server (directConnection), which will not always be the primary: take that out",
     );
 }
 
@@ -98,7 +148,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         "admin.token: not set, so reports and orders answer 401; set DUALSYNC_ADMIN_TOKEN".to_owned(),
     );
     warn(
-        proxy.allow_unauthenticated_remote && !is_loopback(proxy.listen.ip()),
+        proxy.allow_unauthenticated_remote && config.listens().iter().any(|listen| !is_loopback(listen.ip())),
         "proxy.allow_unauthenticated_remote: whoever reaches proxy.listen may do anything to the local mongod \
          that it allows without authentication"
             .to_owned(),
@@ -133,5 +183,7 @@ fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
+/// Of proxy.listen.
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 27018);
 /// 16 random characters are beyond guessing.
 const TOKEN_CHARS_ENOUGH: usize = 16;

@@ -38,6 +38,7 @@ impl fmt::Display for Secret {
 pub(crate) struct Uri {
     text: Secret,
     hosts: Vec<(String, u16)>,
+    is_direct: bool,
 }
 
 impl Uri {
@@ -51,7 +52,8 @@ impl Uri {
             HostInfo::HostIdentifiers(addresses) => addresses.iter().filter_map(host).collect(),
             _ => Vec::new(),
         };
-        Ok(Uri { text: Secret::new(text.to_owned()), hosts })
+        let is_direct = parsed.direct_connection == Some(true);
+        Ok(Uri { text: Secret::new(text.to_owned()), hosts, is_direct })
     }
 
     /// The connection string with its credentials, for the driver.
@@ -62,6 +64,11 @@ impl Uri {
     /// Host (lower case) and port of each server that is named; none for `mongodb+srv://`.
     pub(crate) fn hosts(&self) -> &[(String, u16)] {
         &self.hosts
+    }
+
+    /// Whether it asks for a connection to one server, whatever set that belongs to.
+    pub(super) fn is_direct(&self) -> bool {
+        self.is_direct
     }
 
     /// Whether it carries a user, a password, or an option that is one.

@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use capture::Pattern;
+use proxy::Address;
 use tracing::level_filters::LevelFilter;
 
 use super::kinds::{
     address, bearer_token, bytes, choice, connection_string, count, duration, flag, folder, host_and_port,
-    one_server, patterns, percent,
+    listeners, patterns, percent, servers,
 };
 use super::read::Reader;
 use super::secret::{Secret, Uri};
@@ -81,12 +82,16 @@ settings! {
         held_bytes_max: u64 = "256MiB", bytes("1MiB", "64GiB");
         /// Listen beyond loopback although the local mongod takes commands without authentication.
         allow_unauthenticated_remote: bool = "false", flag();
+        /// One listener for each member of the local replica set, instead of listen and advertise. Clients are led to
+        /// the member that is primary, as without the proxy; members without a listener are hidden from them.
+        listeners: Vec<ListenerConfig> = "", listeners();
     }
 
     /// The local mongod, the source.
     LocalConfig = "local" {
-        /// The one server that the proxy forwards to. User and password serve only dualsync's own reads.
-        uri: Uri = "mongodb://localhost:27017/", one_server();
+        /// The one server that the proxy forwards to; with proxy.listeners, the replica set of which dualsync reads
+        /// the primary. User and password serve only dualsync's own reads.
+        uri: Uri = "mongodb://localhost:27017/", servers();
     }
 
     /// The remote cluster, the target.
@@ -155,6 +160,17 @@ settings! {
         /// The least important level that is written.
         level: LevelFilter = "info", choice(LEVEL);
     }
+}
+
+/// A listener that leads to one member of a replica set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListenerConfig {
+    /// Not port 0.
+    pub(crate) listen: SocketAddr,
+    /// As the set's configuration names it; it is dialled under this name as well.
+    pub(crate) member: Address,
+    /// What clients are told to dial.
+    pub(crate) advertise: Option<String>,
 }
 
 /// Whether syncing is on.

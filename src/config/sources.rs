@@ -217,10 +217,21 @@ fn text(value: toml::Value) -> Option<Text> {
         toml::Value::Array(items) => {
             let texts = items.into_iter().map(|item| match item {
                 toml::Value::String(text) => Some(text),
+                toml::Value::Table(pairs) => pairs_in_one_text(pairs),
                 _ => None,
             });
             texts.collect::<Option<Vec<_>>>().map(Text::Many)
         }
         toml::Value::Datetime(_) | toml::Value::Table(_) => None,
     }
+}
+
+/// A table of short texts, as one would write it into a variable: `key=value key=value`.
+fn pairs_in_one_text(pairs: toml::Table) -> Option<String> {
+    let pair = |(key, value)| match value {
+        toml::Value::String(text) if !text.contains([' ', ',']) => Some(format!("{key}={text}")),
+        _ => None,
+    };
+    let pairs: Option<Vec<String>> = pairs.into_iter().map(pair).collect();
+    Some(pairs?.join(" "))
 }

@@ -87,7 +87,9 @@ fn the_shipped_file_is_the_defaults() {
         config.settings.iter().map(|setting| (setting.key, setting.value.clone())).collect()
     };
     assert_eq!(values(&shipped), values(&default));
-    let from_file = |setting: &Setting| matches!(setting.origin, Origin::File(_));
+    // Listeners are tables, which an empty list would stand in the way of.
+    let from_file =
+        |setting: &Setting| matches!(setting.origin, Origin::File(_)) || setting.key == "proxy.listeners";
     assert!(shipped.settings.iter().all(from_file), "every key stands in the file");
 }
 
@@ -145,7 +147,7 @@ fn all_complaints_come_at_once() {
     let mut found = complaints(Config::load(&inputs));
     let mut expected = [
         "bad.toml: proxy.lisen is not known; [proxy] has: listen, advertise, connections_max, drain_timeout, \
-         held_bytes_max, allow_unauthenticated_remote",
+         held_bytes_max, allow_unauthenticated_remote, listeners",
         "bad.toml: nonsense is not known; there are: proxy, local, atlas, sync, log, admin, telemetry",
         "bad.toml: log.max_entries must be a text, a number, true, false or a list of texts",
         "proxy.listen = \"localhost\" (bad.toml): must be an IP address and a port, such as 127.0.0.1:27018 or [::1]:27018",
@@ -182,16 +184,13 @@ fn one_wrong_variable_is_one_complaint() {
         (&[("DUALSYNC_TELEMETRY_LEVEL", "loud")], "must be one of off, error, warn, info, debug, trace"),
         (
             &[("MONGODB_URI", "localhost:27017")],
-            "local.uri = \"***\" (MONGODB_URI in the environment): must be a connection string that names one server: mongodb://host:port/: connection string contains no scheme",
+            "local.uri = \"***\" (MONGODB_URI in the environment): must be a connection string that names its servers: mongodb://host:port/: connection string contains no scheme",
         ),
         (
             &[("MONGODB_URI", "mongodb+srv://cluster.example.com")],
-            "must be a connection string that names one server: mongodb://host:port/: it names another number of them",
+            "must be a connection string that names its servers: mongodb://host:port/: it names none",
         ),
-        (
-            &[("MONGODB_URI", "mongodb://a,b")],
-            "must be a connection string that names one server: mongodb://host:port/: it names another number of them",
-        ),
+        (&[("MONGODB_URI", "mongodb://a,b")], "names several servers, and proxy.listen leads to one server"),
         (&[("MONGODB_URI", "mongodb://127.0.0.1:27018/shop")], "is dualsync's own address (proxy.listen)"),
         (&[("MONGODB_ATLAS_URI", "mongodb://127.0.0.1")], "is the local server (local.uri)"),
         (&[("MONGODB_ATLAS_URI", "mongodb://localhost:27018")], "is dualsync's own address (proxy.listen)"),
@@ -228,6 +227,64 @@ fn one_wrong_variable_is_one_complaint() {
         (&[("SYNC_PERSIST_QUEUE", "no")], "must be true or false; false means process"),
     ] {
         let found = complaints(load(variables));
+        assert!(found.len() == 1 && found[0].contains(expected), "{variables:?}: {found:#?}");
+    }
+}
+
+#[test]
+fn listeners_are_tables_or_a_variable() {
+    let file = "[proxy]\nconnections_max = 7\n\n[[proxy.listeners]]\nlisten = \"127.0.0.1:1\"\nmember = \"DB1\"\n\n\
+                [[proxy.listeners]]\nlisten = \"[::]:2\"\nmember = \"[::1]:5\"\nadvertise = \"p.example:2\"\n\n\
+                [local]\nuri = \"mongodb://db1,db2/?replicaSet=rs\"\n";
+    let place = Place::new("listeners", &[("proxy.toml", file)]);
+    let variable = "listen=127.0.0.1:1 member=db1:27017, listen=[::]:2 member=[0::1]:5 advertise=p.example:2";
+    let from_file = load_in(&place, &[]).unwrap();
+    let from_variable =
+        load(&[("DUALSYNC_PROXY_LISTENERS", variable), ("MONGODB_LOCAL_URI", "mongodb://db1,db2/")]).unwrap();
+    for config in [from_file, from_variable] {
+        let shown: Vec<String> = config
+            .proxy
+            .listeners
+            .iter()
+            .map(|it| format!("{} {} {:?}", it.listen, it.member, it.advertise))
+            .collect();
+        assert_eq!(shown, ["127.0.0.1:1 db1:27017 None", "[::]:2 [::1]:5 Some(\"p.example:2\")"]);
+        assert_eq!(config.listens(), ["127.0.0.1:1".parse().unwrap(), "[::]:2".parse().unwrap()]);
+    }
+}
+
+#[test]
+fn listeners_that_cannot_work_are_refused() {
+    let two = "listen=127.0.0.1:1 member=a, listen=127.0.0.1:2 member=b";
+    for (listeners, more, expected) in [
+        ("listen=127.0.0.1:1", None, "\"listen=127.0.0.1:1\" lacks member"),
+        ("member=a", None, "\"member=a\" lacks listen"),
+        ("listen=127.0.0.1:0 member=a", None, "listen = \"127.0.0.1:0\" is none"),
+        ("listen=localhost:1 member=a", None, "listen = \"localhost:1\" is none"),
+        ("listen=127.0.0.1:1 member=a:x", None, "member = \"a:x\" is none"),
+        ("listen=127.0.0.1:1 member=a advertise=b", None, "advertise = \"b\" is none"),
+        ("lisen=127.0.0.1:1", None, "lisen is not known; there are: listen, member, advertise"),
+        ("127.0.0.1:1", None, "\"127.0.0.1:1\" is no key=value"),
+        ("listen=127.0.0.1:1 member=a, listen=127.0.0.1:2 member=A:27017", None, "twice"),
+        ("listen=127.0.0.1:1 member=a, listen=127.0.0.1:1 member=b", None, "twice"),
+        (
+            "listen=127.0.0.1:1 member=a advertise=p:1, listen=127.0.0.1:2 member=b advertise=p:1",
+            None,
+            "twice",
+        ),
+        ("listen=127.0.0.1:1 member=localhost:1", None, "one of dualsync's own addresses"),
+        (two, Some(("DUALSYNC_PROXY_LISTEN", "127.0.0.1:5")), "does not go together with proxy.listeners"),
+        (two, Some(("DUALSYNC_PROXY_ADVERTISE", "p:5")), "does not go together with proxy.listeners"),
+        (two, Some(("DUALSYNC_ADMIN_LISTEN", "127.0.0.1:2")), "is the proxy's own address"),
+        (
+            two,
+            Some(("MONGODB_LOCAL_URI", "mongodb://a/?directConnection=true")),
+            "will not always be the primary",
+        ),
+        (two, Some(("MONGODB_LOCAL_URI", "mongodb://a,127.0.0.1:2/")), "is dualsync's own address"),
+    ] {
+        let variables: Vec<_> = [("DUALSYNC_PROXY_LISTENERS", listeners)].into_iter().chain(more).collect();
+        let found = complaints(load(&variables));
         assert!(found.len() == 1 && found[0].contains(expected), "{variables:?}: {found:#?}");
     }
 }

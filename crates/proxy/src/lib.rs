@@ -26,3 +26,4 @@ pub use listener::{BindError, Listener};
 pub use members::Member;
 pub use metrics::Metrics;
 pub use watch::Watch;
+pub use wire::Address;

@@ -51,8 +51,8 @@ use target::Target;
 pub struct Config {
     /// The local mongod, with the credentials of dualsync's own reads.
     pub source_uri: String,
-    /// The address that the proxy dials for its clients: `host:port`.
-    pub upstream: String,
+    /// The addresses that the proxy dials for its clients: `host:port`, one for each listener.
+    pub upstreams: Vec<String>,
     /// Atlas.
     pub target_uri: String,
     /// The log's id in hexadecimal: names the feed on the target.
@@ -231,7 +231,7 @@ impl Replicator {
         let planner = remembered(&state, recovered.checkpoint.sent);
         let (shared, inbox) = Shared::new(state, registry)?;
         shared.status_mut().applied = recovered.checkpoint.applied;
-        let source = Source::new(&config.source_uri, &config.upstream).await.map_err(StartError::Source)?;
+        let source = Source::new(&config.source_uri, &config.upstreams).await.map_err(StartError::Source)?;
         let target = Target::new(&config.target_uri, &config.log_id);
         let executor = Executor {
             source: source.clone(),

@@ -27,7 +27,7 @@ const READ_BYTES_MAX: usize = 32 << 20;
 #[derive(Clone)]
 pub struct Source {
     client: Client,
-    upstream: String,
+    upstreams: Vec<String>,
 }
 
 /// Part of the documents that were asked for.
@@ -78,7 +78,9 @@ impl Collection {
 
 impl Source {
     /// Prepares connections; none is made yet. Errors: an address that cannot be understood.
-    pub async fn new(uri: &str, upstream: &str) -> Result<Source, ServerError> {
+    ///
+    /// `upstreams` are the servers that clients' connections lead to: the one of `uri`, or members of its set.
+    pub async fn new(uri: &str, upstreams: &[String]) -> Result<Source, ServerError> {
         let mut options = ClientOptions::parse(uri).await?;
         options.app_name = Some("dualsync replicator".to_owned());
         options.server_selection_timeout = Some(Duration::from_secs(5));
@@ -86,7 +88,7 @@ impl Source {
         options.heartbeat_freq = Some(Duration::from_secs(2));
         options.connect_timeout = Some(Duration::from_secs(5));
         options.max_pool_size = Some(8);
-        Ok(Source { client: Client::with_options(options)?, upstream: upstream.to_owned() })
+        Ok(Source { client: Client::with_options(options)?, upstreams: upstreams.to_vec() })
     }
 
     /// Whether it answers, and its `hello`.
@@ -155,12 +157,11 @@ impl Source {
     }
 
     /// The far ends of all connections that mongod knows. Needs the privilege `inprog`.
+    ///
+    /// Of a replica set the primary is asked: what an earlier one still ran when it stepped down was interrupted, and
+    /// what it ran unnoticed behind a cut line is undone when it comes back.
     pub async fn connections(&self) -> Result<Connections, ServerError> {
-        let direct = directly_seen(&self.upstream).await.map_err(|error| ServerError {
-            class: Class::NotSent,
-            code: None,
-            message: format!("connect to {}: {error}", self.upstream),
-        })?;
+        let direct = self.any_directly_seen().await?;
         let command = rawdoc! {
             "aggregate": 1,
             "pipeline": [
@@ -177,6 +178,18 @@ impl Source {
             }
         }
         Ok(Connections { ends, direct })
+    }
+
+    /// Asks the first of the servers that answers: they are reached the same way.
+    async fn any_directly_seen(&self) -> Result<bool, ServerError> {
+        let mut message = "there is no server".to_owned();
+        for upstream in &self.upstreams {
+            match directly_seen(upstream).await {
+                Ok(direct) => return Ok(direct),
+                Err(error) => message = format!("connect to {upstream}: {error}"),
+            }
+        }
+        Err(ServerError { class: Class::NotSent, code: None, message })
     }
 
     async fn cursor(&self, db: &str, command: RawDocumentBuf) -> Result<Cursor<RawDocumentBuf>, ServerError> {

@@ -43,6 +43,8 @@ pub struct Dualsync {
     folder: TempDir,
     log_dir: PathBuf,
     proxy: Port,
+    /// Of the second listener and those after it.
+    more: Vec<Port>,
     admin: Port,
     token: String,
 }
@@ -55,7 +57,12 @@ impl Dualsync {
 
     /// A connection string through the proxy; a driver discovers by itself what is behind it.
     pub fn uri(&self) -> String {
-        format!("mongodb://{}/", self.proxy.address())
+        format!("mongodb://{}/", self.listeners().join(","))
+    }
+
+    /// `127.0.0.1:PORT` of every listener, in the order of [`Builder::members`]; without members, of the only one.
+    pub fn listeners(&self) -> Vec<String> {
+        std::iter::once(&self.proxy).chain(&self.more).map(|port| port.address().to_string()).collect()
     }
 
     /// A new client through the proxy. It belongs to the calling runtime.
@@ -269,13 +276,22 @@ impl Dualsync {
     /// Section, key and value of what every run sets.
     fn own_settings(&self) -> Vec<(&'static str, &'static str, String)> {
         let mut settings = vec![
-            ("proxy", "listen", self.proxy.address().to_string()),
+            self.proxy_setting(),
             ("admin", "listen", self.admin.address().to_string()),
             ("log", "dir", self.log_dir.display().to_string()),
         ];
         settings.extend(self.settings.local.iter().map(|uri| ("local", "uri", uri.clone())));
         settings.extend(self.settings.atlas.iter().map(|uri| ("atlas", "uri", uri.clone())));
         settings
+    }
+
+    fn proxy_setting(&self) -> (&'static str, &'static str, String) {
+        if self.settings.members.is_empty() {
+            return ("proxy", "listen", self.proxy.address().to_string());
+        }
+        let each = self.listeners().into_iter().zip(&self.settings.members);
+        let each = each.map(|(listen, member)| format!("listen={listen} member={member}"));
+        ("proxy", "listeners", each.collect::<Vec<_>>().join(","))
     }
 
     fn write_config(&self) -> Result<PathBuf> {

@@ -4,7 +4,9 @@ use bson::{oid::ObjectId, rawdoc};
 use record::{Doubt, Record};
 use wire::{Flags, OpMsg};
 
-use crate::stage::{capturing, id, reply, reply_to, request, request_with, request_with_sequence, until};
+use crate::stage::{
+    capturing, compressed, id, reply, reply_to, request, request_with, request_with_sequence, until,
+};
 
 fn update() -> bson::RawDocumentBuf {
     rawdoc! { "update": "c", "updates": [{ "q": { "_id": 1 }, "u": { "$set": { "x": 1 } } }], "$db": "d" }
@@ -342,21 +344,15 @@ async fn a_reply_that_finds_no_room_passes_and_its_write_is_in_doubt() {
 async fn a_compressed_request_is_followed() {
     let mut stage = capturing(|_| {}).await;
     let (mut client, mut peer) = stage.connect().await;
-    let compress = |frame: &[u8]| {
-        let payload = zstd::bulk::compress(&frame[16..], 3).unwrap();
-        let number = |n: usize| i32::try_from(n).unwrap().to_le_bytes();
-        let head = [&number(25 + payload.len()), &frame[4..12], &number(2012), &frame[12..16]].concat();
-        [head, number(frame.len() - 16).to_vec(), vec![3], payload].concat()
-    };
     let plain =
         request(&rawdoc! { "insert": "c", "documents": [{ "_id": 1, "x": "y".repeat(99) }], "$db": "d" });
-    let insert = compress(&plain);
+    let insert = compressed(&plain);
     client.send(&insert[..40]).await;
     peer.gets_nothing().await;
     client.send(&insert[40..]).await;
     peer.gets(&insert).await;
     assert_eq!(stage.kinds(), ["mark"]);
-    let answer = compress(&reply(&plain, &rawdoc! { "n": 1, "ok": 1.0 }));
+    let answer = compressed(&reply(&plain, &rawdoc! { "n": 1, "ok": 1.0 }));
     peer.send(&answer).await;
     client.gets(&answer).await;
     let Some(Record::Entry(entry)) = stage.records().pop() else { panic!("no entry") };

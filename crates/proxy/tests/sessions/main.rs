@@ -4,4 +4,6 @@
 mod capturing;
 mod ending;
 mod forwarding;
+mod handshakes;
+mod packed;
 mod stage;

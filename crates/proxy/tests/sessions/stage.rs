@@ -30,6 +30,8 @@ use wire::{Flags, Section, Sequence, encode_msg};
 
 pub(crate) struct Stage {
     pub(crate) address: String,
+    /// The address of the port beside it, see [`beside`].
+    pub(crate) second: Option<String>,
     pub(crate) registry: Registry,
     pub(crate) stop: CancellationToken,
     pub(crate) running: JoinHandle<()>,
@@ -61,7 +63,16 @@ pub(crate) async fn capturing(change: impl FnOnce(&mut Config)) -> Stage {
     stage(change, Some((watch, Seen { capture, log, orphans, _folder: folder }))).await
 }
 
+/// A proxy with two ports, which captures nothing; the peer is behind both.
+pub(crate) async fn beside(change: impl FnOnce(&mut Config)) -> Stage {
+    build(change, None, true).await
+}
+
 async fn stage(change: impl FnOnce(&mut Config), watch: Option<(Watch, Seen)>) -> Stage {
+    build(change, watch, false).await
+}
+
+async fn build(change: impl FnOnce(&mut Config), watch: Option<(Watch, Seen)>, two: bool) -> Stage {
     let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = Config::new();
     config.listen = "127.0.0.1:0".to_owned();
@@ -70,17 +81,28 @@ async fn stage(change: impl FnOnce(&mut Config), watch: Option<(Watch, Seen)>) -
     let (watch, seen) = watch.unzip();
     let registry = Registry::new();
     let metrics = Metrics::register(&registry).unwrap();
-    let listener = Listener::bind(config, watch, metrics).await.unwrap();
+    let listener = Listener::bind(config.clone(), watch, metrics).await.unwrap();
     let address = listener.local_addr().to_string();
     let stop = CancellationToken::new();
+    let mut second = None;
+    if two {
+        let other = listener.beside(config).await.unwrap();
+        second = Some(other.local_addr().to_string());
+        tokio::spawn(other.run(stop.clone()));
+    }
     let running = tokio::spawn(listener.run(stop.clone()));
-    Stage { address, registry, stop, running, peer, seen }
+    Stage { address, second, registry, stop, running, peer, seen }
 }
 
 impl Stage {
     /// A client, and the peer's end of the connection that the proxy made for it.
     pub(crate) async fn connect(&self) -> (End, End) {
-        let client = End(within(TcpStream::connect(&self.address)).await.unwrap());
+        self.connect_to(&self.address).await
+    }
+
+    /// The same over one of the ports.
+    pub(crate) async fn connect_to(&self, address: &str) -> (End, End) {
+        let client = End(within(TcpStream::connect(address)).await.unwrap());
         let (peer, _) = within(self.peer.accept()).await.unwrap();
         (client, End(peer))
     }
@@ -239,6 +261,14 @@ pub(crate) fn reply(request: &[u8], body: &RawDocument) -> Vec<u8> {
 
 pub(crate) fn reply_to(response_to: i32, body: &RawDocument, flags: Flags) -> Vec<u8> {
     encode_msg(next_id(), response_to, flags, &[Section::Body(body)]).unwrap()
+}
+
+/// The frame as OP_COMPRESSED, with zstd.
+pub(crate) fn compressed(frame: &[u8]) -> Vec<u8> {
+    let payload = zstd::bulk::compress(&frame[16..], 3).unwrap();
+    let number = |n: usize| i32::try_from(n).unwrap().to_le_bytes();
+    let head = [&number(25 + payload.len()), &frame[4..12], &number(2012), &frame[12..16]].concat();
+    [head, number(frame.len() - 16).to_vec(), vec![3], payload].concat()
 }
 
 pub(crate) fn id(frame: &[u8]) -> i32 {

@@ -19,6 +19,7 @@ pub struct Builder {
     pub(super) atlas: Option<String>,
     log_dir: Option<PathBuf>,
     proxy_port: Option<u16>,
+    pub(super) members: Vec<String>,
     pub(super) env: Vec<(String, OsString)>,
     pub(super) args: Vec<String>,
     expected: Vec<String>,
@@ -50,6 +51,13 @@ impl Builder {
     /// A port for the proxy instead of a free one.
     pub fn proxy_port(mut self, port: u16) -> Builder {
         self.proxy_port = Some(port);
+        self
+    }
+
+    /// A listener of its own, on a free port, for each of these members of a replica set (`host:port` as it names
+    /// them), instead of the one port. See [`Dualsync::listeners`].
+    pub fn members(mut self, members: impl IntoIterator<Item = String>) -> Builder {
+        self.members.extend(members);
         self
     }
 
@@ -100,12 +108,13 @@ impl Builder {
     fn build(self) -> Result<Dualsync> {
         let folder = tempfile::Builder::new().prefix("dualsync-").tempdir().context("make a folder")?;
         let proxy = self.proxy_port.map_or_else(Port::free, |port| Ok(Port::fixed(port)))?;
+        let more = self.members.iter().skip(1).map(|_| Port::free()).collect::<Result<_>>()?;
         let admin = Port::free()?;
         let token = std::iter::repeat_with(fastrand::alphanumeric).take(24).collect();
         let log_dir = self.log_dir.clone().unwrap_or_else(|| folder.path().join("log"));
         let log = LogWatch::default();
         self.expected.iter().for_each(|substring| log.expect(substring));
-        Ok(Dualsync { settings: self, process: None, log, folder, log_dir, proxy, admin, token })
+        Ok(Dualsync { settings: self, process: None, log, folder, log_dir, proxy, more, admin, token })
     }
 }
 

@@ -1,0 +1,121 @@
+//! OP_COMPRESSED: what is inside decides how a request travels, and its own bytes are what is forwarded.
+
+use bson::{RawDocumentBuf, rawdoc};
+use record::Record;
+use wire::{Flags, OpMsg};
+
+use crate::stage::{capturing, compressed, id, passing, reply, reply_to, request, request_with};
+
+/// wire-facts 1.4: drivers do not compress a hello, and the server answers one that is.
+#[tokio::test]
+async fn a_hello_is_rewritten() {
+    for stage in [passing(|_| {}).await, capturing(|_| {}).await] {
+        let (mut client, mut peer) = stage.connect().await;
+        let hello = request_with(&rawdoc! { "hello": 1, "$db": "admin" }, Flags::EXHAUST_ALLOWED);
+        client.send(&compressed(&hello)).await;
+        peer.gets(&compressed(&hello)).await;
+        let mut to = id(&hello);
+        for more in [Flags::MORE_TO_COME, Flags::MORE_TO_COME, Flags::default()] {
+            let told = reply_to(to, &rawdoc! { "hosts": ["a:1", "b:2"], "me": "a:1", "ok": 1.0 }, more);
+            to = id(&told);
+            peer.send(&compressed(&told)).await;
+            let heard = client.frame().await;
+            let heard = OpMsg::parse(&heard).unwrap();
+            let here = stage.address.as_str();
+            assert_eq!(heard.body(), rawdoc! { "hosts": [here], "me": here, "ok": 1.0 }.as_ref());
+            assert_eq!((heard.header.request_id, heard.flags), (to, more));
+        }
+        // The stream has ended: a write waits for nothing.
+        let insert = request(&rawdoc! { "insert": "c", "documents": [{ "_id": 1 }], "$db": "d" });
+        client.send(&insert).await;
+        peer.gets(&insert).await;
+    }
+}
+
+/// A session keeps a list of requests that wait for a reply. These never get one, and nothing else is sent.
+#[tokio::test]
+async fn silent_requests_without_end_stop_nobody() {
+    for stage in [passing(|_| {}).await, capturing(|_| {}).await] {
+        let (mut client, mut peer) = stage.connect().await;
+        for size in [10, 100_000] {
+            let text: String = std::iter::repeat_with(fastrand::alphanumeric).take(size).collect();
+            for name in ["find", "unknownOnThisServer"] {
+                let command = bson::doc! { name: "c", "text": text.as_str(), "$db": "local" };
+                let silent = request_with(&RawDocumentBuf::try_from(&command).unwrap(), Flags::MORE_TO_COME);
+                let silent = compressed(&silent);
+                for _ in 0..(if size == 10 { 1_100 } else { 20 }) {
+                    client.send(&silent).await;
+                    peer.gets(&silent).await;
+                }
+            }
+        }
+        let ping = request(&rawdoc! { "ping": 1, "$db": "admin" });
+        client.send(&ping).await;
+        peer.gets(&ping).await;
+    }
+}
+
+#[tokio::test]
+async fn a_silent_write_is_fenced() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let insert =
+        rawdoc! { "insert": "c", "documents": [{ "_id": 1 }], "writeConcern": { "w": 0 }, "$db": "d" };
+    let insert = compressed(&request_with(&insert, Flags::MORE_TO_COME));
+    client.send(&insert).await;
+    peer.gets(&insert).await;
+    let fence = peer.frame().await;
+    assert_eq!(OpMsg::parse(&fence).unwrap().body().get_i32("ping").ok(), Some(1));
+    peer.send(&reply(&fence, &rawdoc! { "ok": 1.0 })).await;
+    stage.records_reach(2).await;
+    assert_eq!(stage.kinds(), ["mark", "entry"]);
+    client.gets_nothing().await;
+}
+
+#[tokio::test]
+async fn a_missing_id_is_added_and_all_else_stays_packed() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let read = compressed(&request(&rawdoc! { "find": "c", "$db": "d" }));
+    client.send(&read).await;
+    peer.gets(&read).await;
+    let found = reply(&read, &rawdoc! { "cursor": { "firstBatch": ["y".repeat(100_000)] }, "ok": 1.0 });
+    for part in compressed(&found).chunks(20) {
+        peer.send(part).await;
+        client.gets(part).await;
+    }
+    let insert = request(&rawdoc! { "insert": "c", "documents": [{ "n": 1 }], "$db": "d" });
+    client.send(&compressed(&insert)).await;
+    let forwarded = peer.frame().await;
+    let documents = OpMsg::parse(&forwarded).unwrap().body().get_array("documents").unwrap().to_owned();
+    let document = documents.into_iter().next().unwrap().unwrap().as_document().unwrap().to_owned();
+    assert!(document.get_object_id("_id").is_ok() && document.get_i32("n").ok() == Some(1), "{document:?}");
+    let answer = reply(&insert, &rawdoc! { "n": 1, "ok": 1.0 });
+    peer.send(&answer).await;
+    client.gets(&answer).await;
+    let Some(Record::Entry(entry)) = stage.records().pop() else { panic!("no entry") };
+    assert_eq!((entry.doubt, entry.effects[0].n), (None, 1));
+}
+
+/// wire-facts 1.4: closed by the server; nothing is run.
+#[tokio::test]
+async fn what_cannot_be_inflated_goes_on_as_it_is() {
+    for stage in [passing(|_| {}).await, capturing(|_| {}).await] {
+        let insert =
+            compressed(&request(&rawdoc! { "insert": "c", "documents": [{ "_id": 1 }], "$db": "d" }));
+        let twice = compressed(&insert);
+        let (mut lies, mut unknown) = (insert.clone(), insert.clone());
+        lies[20] += 1;
+        unknown[24] = 9;
+        for frame in [lies, unknown, twice, insert[..20].to_vec()] {
+            let mut frame = frame;
+            let length = i32::try_from(frame.len()).unwrap();
+            frame[..4].copy_from_slice(&length.to_le_bytes());
+            let (mut client, mut peer) = stage.connect().await;
+            client.send(&frame).await;
+            peer.gets(&frame).await;
+            drop(peer);
+            client.ends().await;
+        }
+    }
+}
