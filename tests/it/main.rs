@@ -8,4 +8,5 @@ mod shop;
 mod sidecar;
 mod startup;
 mod support;
+mod topologies;
 mod writes;
