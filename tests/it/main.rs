@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a test tells what it did")]
 
 mod bad_input;
+mod drivers;
 mod outages;
 mod shop;
 mod sidecar;

@@ -1,6 +1,7 @@
 //! The folder that keeps what was downloaded once: `$XDG_CACHE_HOME/dualsync`, else `~/.cache/dualsync`.
 
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -35,6 +36,13 @@ pub(crate) fn fetch(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Resul
     fill(scratch.path())?;
     fs::rename(scratch.path(), &kept).with_context(|| format!("move into {}", kept.display()))?;
     Ok(kept)
+}
+
+/// A part of a name that stands for these texts, so that something else is installed when they change.
+pub(crate) fn fingerprint(texts: &[&str]) -> String {
+    let mut hasher = DefaultHasher::new();
+    texts.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }
 
 /// Runs a program to its end, in a folder or here; an error carries what it wrote.

@@ -13,6 +13,7 @@ pub mod compare;
 mod dualsync;
 pub mod mongod;
 pub mod net;
+pub mod node;
 mod process;
 pub mod python;
 mod replica_set;
