@@ -7,9 +7,30 @@ use anyhow::{Result, ensure};
 use bson::doc;
 use testkit::net::Relay;
 use testkit::traffic::{OnError, Shop};
-use testkit::{Dualsync, Mongod, ReplicaSet, compare, wait_for};
+use testkit::{Dualsync, Mongod, ReplicaSet, compare, mongod, wait_for};
 
 use crate::support::{BIN, DRAIN_MAX, Source, Stage};
+
+/// Drivers' own tests drop collections while what was written to them is still being read. mongod kills such reads; that
+/// is no outage, and the undeclared warning of one would fail the test.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_killed_by_a_drop_is_no_outage() -> Result<()> {
+    let args = ["--setParameter", "enableTestCommands=1"].map(ToOwned::to_owned).to_vec();
+    let source = Mongod::launch(mongod::Options { args, ..mongod::Options::default() }).await?;
+    let stage = Stage::start(Source::Standalone(source)).await?;
+    let killed = doc! {
+        "configureFailPoint": "failCommand", "mode": { "times": 2 },
+        "data": { "failCommands": ["find"], "errorCode": 175, "appName": "dualsync replicator" },
+    };
+    stage.source.client().await?.database("admin").run_command(killed).await?;
+    // In doubt, so that they are read again.
+    let stamped = (0..10).map(|id| doc! { "_id": id, "at": bson::Timestamp { time: 0, increment: 0 } });
+    stage.dualsync.client().await?.database("d").collection("killed").insert_many(stamped).await?;
+    let comparison = stage.assert_equal().await?;
+    ensure!(comparison.documents() == 10, "they are not there:\n{comparison}");
+    stage.assert_followed().await?;
+    Ok(())
+}
 
 /// The line to the target is cut again and again, with commands on it whose answers are lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

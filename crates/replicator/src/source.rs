@@ -20,6 +20,11 @@ use crate::error::{Class, ServerError, UNAUTHORIZED};
 
 /// Longest wait for one answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// What a read answers whose collection is dropped or renamed meanwhile (QueryPlanKilled, met on 6.0.5).
+const COLLECTION_CHANGED: i32 = 175;
+/// So often is a read tried under such changes; then it counts as an outage, which is waited for.
+const READS_MAX: usize = 20;
+const READ_PAUSE: Duration = Duration::from_millis(20);
 /// Documents are read in portions of about this many bytes, so that memory stays bounded.
 const READ_BYTES_MAX: usize = 32 << 20;
 
@@ -101,8 +106,26 @@ impl Source {
         version(&self.client).await
     }
 
-    /// The documents with these keys, as they are now and not before `after`.
+    /// The documents with these keys, as they are now and not before `after`. A read that a `drop` or another change
+    /// of the collection killed is begun again.
     pub async fn read(
+        &self,
+        ns: &Namespace,
+        keys: &[&Key],
+        after: Option<Timestamp>,
+    ) -> Result<Portion, ServerError> {
+        for _ in 1..READS_MAX {
+            match self.read_once(ns, keys, after).await {
+                Err(error) if error.code == Some(COLLECTION_CHANGED) => {
+                    tokio::time::sleep(READ_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+        self.read_once(ns, keys, after).await
+    }
+
+    async fn read_once(
         &self,
         ns: &Namespace,
         keys: &[&Key],
