@@ -69,6 +69,7 @@ impl Job {
                 _ => batch.deleted(body),
             },
             Job::FindAndModify { ns, find } => found_and_modified(ns, find, body),
+            Job::Coarse { refusals: Refusals::Single, .. } => self.all(Doubt::Dropped),
             Job::Coarse { .. } => self.all(Doubt::Coarse),
             Job::Anywhere(_) | Job::Unreadable | Job::End(_) => Verdict::default(),
         };

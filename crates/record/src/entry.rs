@@ -149,6 +149,8 @@ doubts! {
     Orphan = "orphan",
     /// A command that is followed by namespace only.
     Coarse = "coarse",
+    /// The same, and the collections that it names may be gone by it: `drop`, `dropDatabase`, `renameCollection`.
+    Dropped = "dropped",
 }
 
 impl Doubt {

@@ -16,6 +16,7 @@ use crate::execute::{Executor, Stall};
 use crate::plan::Converge;
 use crate::replay::replacement;
 use crate::shared::{Way, now_ms};
+use crate::state::Cause;
 use crate::target::{Reply, TIME_LIMIT_EXCEEDED, Validation};
 
 /// Keys that are read and written in one step.
@@ -65,6 +66,7 @@ impl Executor {
         predicates: &[Predicate],
     ) -> Result<Option<Vec<Key>>, Stall> {
         if self.no_look_up.contains(ns) && !predicates.is_empty() {
+            self.make_dirty_by(ns, "its statements in doubt are not looked up any more", Cause::Written);
             return Ok(None);
         }
         let mut groups: HashMap<(Option<&Raw>, Option<&Raw>), Vec<&Raw>> = HashMap::new();
@@ -89,10 +91,9 @@ impl Executor {
                     {
                         warn!(%ns, %error, "target refuses a filter, the namespace needs a full comparison");
                         self.no_look_up.insert(ns.clone());
-                        self.make_dirty(
-                            ns,
-                            "the target refuses a filter that the source took, or takes too long over it",
-                        );
+                        let reason =
+                            "the target refuses a filter that the source took, or takes too long over it";
+                        self.make_dirty_by(ns, reason, Cause::Written);
                         return Ok(None);
                     }
                     Err(error) => return Err(Stall::Target(error)),
@@ -100,7 +101,8 @@ impl Executor {
                 keys.extend(found.iter().filter_map(|id| Key::of(id)));
                 if keys.len() > CANDIDATES_MAX {
                     self.no_look_up.insert(ns.clone());
-                    self.make_dirty(ns, "a statement in doubt may have touched too many documents");
+                    let reason = "a statement in doubt may have touched too many documents";
+                    self.make_dirty_by(ns, reason, Cause::Written);
                     return Ok(None);
                 }
             }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use record::{Key, Namespace};
+use record::{Doubt, Key, Namespace};
 use synclog::{CursorError, CursorSync, SyncLog};
 use tracing::{error, warn};
 
@@ -16,6 +16,7 @@ use crate::plan::{Planner, Unit, Work};
 use crate::replay::{Command, commands};
 use crate::shared::{Shared, Way, now_ms};
 use crate::source::Source;
+use crate::state::{Cause, Dirty};
 use crate::target::Target;
 
 /// Why a batch cannot go on now.
@@ -87,7 +88,9 @@ impl Executor {
     /// Does the work for `ns`.
     pub async fn execute(&mut self, ns: &Namespace, work: Work, tally: &mut Tally) -> Result<(), Stall> {
         if let Some(unit) = work.dirty {
-            self.make_dirty(ns, "written to by a command whose effect is not known document by document");
+            let cause = if unit.doubt == Some(Doubt::Dropped) { Cause::Dropped } else { Cause::Written };
+            let reason = "written to by a command whose effect is not known document by document";
+            self.make_dirty_by(ns, reason, cause);
             self.known.retain(|known, _| known != ns && !(ns.coll().is_empty() && known.db() == ns.db()));
             tally.note(unit.entry, Way::Dirty);
             return Ok(());
@@ -135,10 +138,8 @@ impl Executor {
             tally.note(unit.entry, Way::Replayed);
         } else {
             // It ran over other documents than on the source: which ones, nothing tells.
-            self.make_dirty(
-                ns,
-                "a statement over many documents did not do on the target what it did on the source",
-            );
+            let reason = "a statement over many documents did not do on the target what it did on the source";
+            self.make_dirty_by(ns, reason, Cause::Written);
             tally.note(unit.entry, Way::Dirty);
         }
         Ok(())
@@ -146,8 +147,13 @@ impl Executor {
 
     /// From now on `ns` needs a full comparison, and its entries are only converged.
     pub fn make_dirty(&mut self, ns: &Namespace, reason: &str) {
+        self.make_dirty_by(ns, reason, Cause::Unknown);
+    }
+
+    /// The same, by something that was seen.
+    pub fn make_dirty_by(&mut self, ns: &Namespace, reason: &str, cause: Cause) {
         self.planner.set_dirty(ns);
-        if self.shared.state().set_dirty(ns, reason, false, now_ms()) {
+        if self.shared.state().set_dirty(ns, Dirty::new(reason, cause, now_ms())) {
             warn!(%ns, reason, "namespace is dirty: only a full comparison can make it good");
         }
     }

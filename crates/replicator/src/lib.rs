@@ -7,6 +7,7 @@
 //! The data's way: `pump.rs` reads a batch, `plan.rs` decides, `execute.rs` does it with `replay.rs`, `source.rs`
 //! and `target.rs`, `checkpoint.rs` and `state.rs` remember.
 
+mod asks;
 mod checkpoint;
 mod converge;
 mod error;
@@ -26,13 +27,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use asks::{Handed, NotNow};
 pub use error::{Class, ServerError};
 pub use orphans::Orphan;
 use prometheus::Registry;
 use record::{Mark, Namespace, Record, RecordKind};
 pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_ms};
-pub use source::takes_unauthenticated_commands;
-pub use state::{DeadLetter, Desired, Dirty, Filter};
+pub use source::{Collection, answer, collection, cursor, next, takes_unauthenticated_commands};
+pub use state::{Cause, DeadLetter, Desired, Dirty, Filter};
 use synclog::{Lsn, ReadError, Reader, SyncLog};
 pub use target::{OWN_DATABASE, Reply, Validation, WriteError};
 use tokio_util::sync::CancellationToken;
@@ -229,7 +231,7 @@ impl Replicator {
         state.save().map_err(|source| StartError::State { dir: config.dir.clone(), source })?;
         config.pending.add(recovered.entries);
         let planner = remembered(&state, recovered.checkpoint.sent);
-        let (shared, inbox) = Shared::new(state, registry)?;
+        let (shared, inbox, asks) = Shared::new(state, registry)?;
         shared.status_mut().applied = recovered.checkpoint.applied;
         let source = Source::new(&config.source_uri, &config.upstreams).await.map_err(StartError::Source)?;
         let target = Target::new(&config.target_uri, &config.log_id);
@@ -249,7 +251,7 @@ impl Replicator {
         };
         let (reader, _) = reader_at(&log, recovered.checkpoint.resume).map_err(StartError::Log)?;
         let recorder = Recorder { log: log.clone(), pending: config.pending.clone() };
-        let pump = Pump::new(config, log, executor, reader);
+        let pump = Pump::new(config, log, executor, reader, asks);
         Ok(Replicator { pump, inbox, source, recorder, shared })
     }
 

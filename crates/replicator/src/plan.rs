@@ -46,11 +46,26 @@ pub struct Rules {
     pub barrier: bool,
     /// A `multi` statement is replayed only when no key of its namespace is ahead.
     pub lone_multi: bool,
+    /// While a namespace is dirty, its entries are only converged.
+    pub dirty: bool,
+    /// When a scan has ended, its namespace is, as a whole, ahead.
+    pub scan_floor: bool,
+    /// What becomes dirty during a scan is scanned again.
+    pub scan_again: bool,
 }
 
 impl Default for Rules {
     fn default() -> Rules {
-        Rules { doubt: true, ahead: true, sent: true, barrier: true, lone_multi: true }
+        Rules {
+            doubt: true,
+            ahead: true,
+            sent: true,
+            barrier: true,
+            lone_multi: true,
+            dirty: true,
+            scan_floor: true,
+            scan_again: true,
+        }
     }
 }
 
@@ -129,6 +144,8 @@ struct State {
     /// As if every key were ahead at this head.
     floor: u64,
     dirty: bool,
+    /// How often it became dirty: tells whether it did again during a scan.
+    marks: u64,
     /// Keys in the dead letters: not equal, so never replayed.
     dead: HashSet<Key>,
     /// Strings compare by a collation: a key that holds one stands for other spellings too (scenario D16).
@@ -148,6 +165,12 @@ impl State {
             Touch::Namespace | Touch::Database => false,
         }
     }
+}
+
+/// A comparison of a whole namespace: every difference that is there now will have been converged when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scan {
+    marks: u64,
 }
 
 /// Decides; remembers what is ahead, dirty and dead.
@@ -251,7 +274,8 @@ impl Planner {
 
     fn only_converged(&self, state: &State, unit: &Unit) -> bool {
         let db = unit.effect.target.ns.db();
-        state.dirty || self.everything_dirty || self.dirty_databases.contains(db)
+        let dirty = state.dirty || self.everything_dirty || self.dirty_databases.contains(db);
+        dirty && self.rules.dirty
     }
 
     fn may_replay(&self, state: &State, unit: &Unit, key: &Key) -> bool {
@@ -310,7 +334,39 @@ impl Planner {
         if ns.coll().is_empty() {
             self.dirty_databases.insert(ns.db().to_owned());
         }
-        self.namespaces.entry(ns.clone()).or_default().dirty = true;
+        let state = self.namespaces.entry(ns.clone()).or_default();
+        state.dirty = true;
+        state.marks += 1;
+    }
+
+    /// A comparison of `ns` begins; nothing of it has been read yet.
+    pub fn scan_begins(&self, ns: &Namespace) -> Scan {
+        Scan { marks: self.namespaces.get(ns).map_or(0, |state| state.marks) }
+    }
+
+    /// Every difference that the scan found is converged. `head` is the log's, taken after the scan's last reading.
+    /// Says whether `ns` is clean now; else it became dirty meanwhile and needs another scan.
+    pub fn scan_ended(&mut self, ns: &Namespace, scan: Scan, head: u64) -> bool {
+        let rules = self.rules;
+        let state = self.namespaces.entry(ns.clone()).or_default();
+        if state.marks != scan.marks && rules.scan_again {
+            return false;
+        }
+        state.dirty = false;
+        if rules.scan_floor {
+            state.floor = state.floor.max(head);
+        }
+        true
+    }
+
+    /// Each namespace that a dirty database, or everything dirty, may have meant has become dirty by itself. `head`
+    /// is the log's, taken after the namespaces were listed: those that have come since have only what is in the log.
+    pub fn each_is_dirty(&mut self, head: u64) {
+        for db in std::mem::take(&mut self.dirty_databases) {
+            self.namespaces.remove(&Namespace::new(&db, ""));
+        }
+        self.everything_dirty = false;
+        self.sent_before = self.sent_before.max(head);
     }
 
     /// From now on all entries are only converged.

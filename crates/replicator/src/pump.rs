@@ -6,6 +6,7 @@
 //!
 //! Not here: deciding (`plan.rs`), doing (`execute.rs`).
 
+mod asks;
 mod connect;
 mod orders;
 
@@ -18,6 +19,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::asks::Ask;
 use crate::error::{Class, UNAUTHORIZED};
 use crate::execute::{Executor, Followed, Stall, Tally};
 use crate::plan::{Unit, queues};
@@ -60,6 +62,8 @@ pub(crate) struct Pump {
     last_problem: Option<String>,
     unreadable_now: bool,
     probed: Instant,
+    /// From the reconciler, one at a time.
+    asks: Receiver<Ask>,
 }
 
 fn words(desired: Desired) -> &'static str {
@@ -80,7 +84,7 @@ enum Step {
 }
 
 impl Pump {
-    pub(crate) fn new(config: Config, log: SyncLog, executor: Executor, reader: Reader) -> Pump {
+    pub(crate) fn new(config: Config, log: SyncLog, executor: Executor, reader: Reader, asks: Receiver<Ask>) -> Pump {
         let end = reader.position().0;
         Pump {
             shared: executor.shared.clone(),
@@ -99,6 +103,7 @@ impl Pump {
             last_problem: None,
             unreadable_now: false,
             probed: Instant::now(),
+            asks,
         }
     }
 
@@ -179,6 +184,10 @@ impl Pump {
     }
 
     async fn next_batch(&mut self) -> Result<Step, Stall> {
+        // One, then a batch: live writes do not wait behind a comparison.
+        if let Ok(ask) = self.asks.try_recv() {
+            self.carry_out(ask).await?;
+        }
         if self.batch.entries.is_empty() {
             self.fill(self.config.batch_entries_max);
         }

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::asks::{Ask, NotNow};
 use crate::orphans::Orphan;
 use crate::state::{DeadLetter, Desired, Dirty, State};
 
@@ -151,6 +152,7 @@ struct Inner {
     saving: Mutex<()>,
     orders: mpsc::Sender<Order>,
     orphans: mpsc::UnboundedSender<Orphan>,
+    asks: mpsc::Sender<Ask>,
     changed: Notify,
     metrics: Metrics,
 }
@@ -173,11 +175,16 @@ pub(crate) struct Inbox {
 }
 
 impl Shared {
-    pub(crate) fn new(state: State, registry: &Registry) -> Result<(Shared, Inbox), prometheus::Error> {
+    pub(crate) fn new(
+        state: State,
+        registry: &Registry,
+    ) -> Result<(Shared, Inbox, mpsc::Receiver<Ask>), prometheus::Error> {
         // Orders come from people; a full queue answers "does not answer".
         let (orders, order_inbox) = mpsc::channel(16);
         // Bounded by the writes in flight: one for each connection that broke.
         let (orphans, orphan_inbox) = mpsc::unbounded_channel();
+        // The reconciler waits for each answer, so there is one at a time.
+        let (asks, ask_inbox) = mpsc::channel(1);
         let metrics = Metrics::new(registry)?;
         let changed = Notify::new();
         let inner = Inner {
@@ -186,10 +193,11 @@ impl Shared {
             saving: Mutex::new(()),
             orders,
             orphans,
+            asks,
             changed,
             metrics,
         };
-        Ok((Shared(Arc::new(inner)), Inbox { orders: order_inbox, orphans: orphan_inbox }))
+        Ok((Shared(Arc::new(inner)), Inbox { orders: order_inbox, orphans: orphan_inbox }, ask_inbox))
     }
 
     /// What it looks like now.
@@ -275,6 +283,13 @@ impl Shared {
         self.0.orders.try_send(order(answer)).map_err(|_| ControlError::NoAnswer)?;
         self.0.changed.notify_one();
         answered.await.map_err(|_| ControlError::NoAnswer)
+    }
+
+    pub(crate) async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, NotNow> {
+        let (answer, answered) = oneshot::channel();
+        self.0.asks.send(ask(answer)).await.map_err(|_| NotNow)?;
+        self.0.changed.notify_one();
+        answered.await.map_err(|_| NotNow)
     }
 
     /// Counts start from zero again; positions and metrics do not.

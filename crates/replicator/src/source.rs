@@ -174,9 +174,14 @@ impl Source {
         collection(&self.client, ns).await
     }
 
-    /// The collections that hold at least one document.
-    pub async fn non_empty(&self) -> Result<Vec<Namespace>, ServerError> {
-        non_empty(&self.client).await
+    /// Its collections and views.
+    pub async fn namespaces(&self) -> Result<Vec<Namespace>, ServerError> {
+        namespaces(&self.client, None).await
+    }
+
+    /// The collections and views of one database.
+    pub async fn namespaces_of(&self, db: &str) -> Result<Vec<Namespace>, ServerError> {
+        namespaces(&self.client, Some(db)).await
     }
 
     /// The far ends of all connections that mongod knows. Needs the privilege `inprog`.
@@ -227,7 +232,7 @@ pub(crate) async fn version(client: &Client) -> Result<String, ServerError> {
 }
 
 /// Opens a cursor over raw documents.
-pub(crate) async fn cursor(
+pub async fn cursor(
     client: &Client,
     db: &str,
     command: RawDocumentBuf,
@@ -238,7 +243,7 @@ pub(crate) async fn cursor(
 }
 
 /// The cursor's next document.
-pub(crate) async fn next(cursor: &mut Cursor<RawDocumentBuf>) -> Result<Option<RawDocumentBuf>, ServerError> {
+pub async fn next(cursor: &mut Cursor<RawDocumentBuf>) -> Result<Option<RawDocumentBuf>, ServerError> {
     match tokio::time::timeout(ANSWER_WAIT_MAX, cursor.next()).await {
         Ok(Some(document)) => Ok(Some(document?)),
         Ok(None) => Ok(None),
@@ -247,7 +252,7 @@ pub(crate) async fn next(cursor: &mut Cursor<RawDocumentBuf>) -> Result<Option<R
 }
 
 /// An answer, or an error once it has taken too long.
-pub(crate) async fn answer<T>(
+pub async fn answer<T>(
     what: &str,
     action: impl IntoFuture<Output = mongodb::error::Result<T>>,
 ) -> Result<T, ServerError> {
@@ -258,7 +263,7 @@ pub(crate) async fn answer<T>(
 }
 
 /// The collection's kind and options on this server; `None` when it does not exist.
-pub(crate) async fn collection(client: &Client, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
+pub async fn collection(client: &Client, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
     let command = rawdoc! {"listCollections": 1, "filter": {"name": ns.coll()}, "cursor": {}};
     let mut cursor = cursor(client, ns.db(), command).await?;
     let Some(info) = next(&mut cursor).await? else { return Ok(None) };
@@ -266,23 +271,22 @@ pub(crate) async fn collection(client: &Client, ns: &Namespace) -> Result<Option
     Ok(Some(Collection { kind: info.get_str("type").unwrap_or("collection").to_owned(), options }))
 }
 
-/// The collections of this server's databases that hold at least one document; not the server's own, not ours.
-pub(crate) async fn non_empty(client: &Client) -> Result<Vec<Namespace>, ServerError> {
+/// The collections and views of this server, or of one database; not the server's own, not ours.
+pub(crate) async fn namespaces(client: &Client, only: Option<&str>) -> Result<Vec<Namespace>, ServerError> {
+    let databases = match only {
+        Some(db) => vec![db.to_owned()],
+        None => answer("listDatabases", client.list_database_names()).await?,
+    };
     let mut found = Vec::new();
-    for db in answer("listDatabases", client.list_database_names()).await? {
+    for db in databases {
         if matches!(db.as_str(), "admin" | "config" | "local" | crate::target::OWN_DATABASE) {
             continue;
         }
-        let command = rawdoc! {"listCollections": 1, "filter": {"type": {"$ne": "view"}}, "nameOnly": true, "cursor": {}};
+        let command = rawdoc! {"listCollections": 1, "nameOnly": true, "cursor": {}};
         let mut names = cursor(client, &db, command).await?;
         while let Some(info) = next(&mut names).await? {
             let Ok(name) = info.get_str("name") else { continue };
-            if name.starts_with("system.") {
-                continue;
-            }
-            let mut first =
-                cursor(client, &db, rawdoc! {"find": name, "limit": 1, "projection": {"_id": 1}}).await?;
-            if next(&mut first).await?.is_some() {
+            if !name.starts_with("system.") {
                 found.push(Namespace::new(&db, name));
             }
         }

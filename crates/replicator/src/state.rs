@@ -40,6 +40,19 @@ pub struct Filter {
     pub exclude: Vec<String>,
 }
 
+/// What made a namespace dirty, as far as it tells whether documents may be missing on the source by intention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// Nothing that we saw: what is missing on the source may have been lost there.
+    #[default]
+    Unknown,
+    /// A captured write: what is missing was deleted by it, or may have been.
+    Written,
+    /// A captured command that may have dropped or renamed the collection.
+    Dropped,
+}
+
 /// Why a namespace needs a full comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dirty {
@@ -49,6 +62,16 @@ pub struct Dirty {
     pub since_ms: u64,
     /// It had documents before dualsync came, or the target had.
     pub not_copied_yet: bool,
+    /// The most telling of all that made it dirty.
+    #[serde(default)]
+    pub cause: Cause,
+}
+
+impl Dirty {
+    /// Dirty from now on.
+    pub fn new(reason: &str, cause: Cause, now_ms: u64) -> Dirty {
+        Dirty { reason: reason.to_owned(), since_ms: now_ms, not_copied_yet: false, cause }
+    }
 }
 
 /// A key that is not equal yet, because the target refused its document.
@@ -222,23 +245,34 @@ impl State {
         self.content.everything_dirty.as_ref()
     }
 
-    /// Makes `ns` dirty; says whether it was not before.
-    pub fn set_dirty(&mut self, ns: &Namespace, reason: &str, not_copied_yet: bool, now_ms: u64) -> bool {
-        let dirty = Dirty { reason: reason.to_owned(), since_ms: now_ms, not_copied_yet };
-        let new = !self.content.dirty.contains_key(ns.as_str());
-        if new {
-            self.content.dirty.insert(ns.as_str().to_owned(), dirty);
-            self.changed = true;
+    /// Makes `ns` dirty; says whether it was not before. What it was dirty for already stays the reason, but the
+    /// more telling cause counts.
+    pub fn set_dirty(&mut self, ns: &Namespace, dirty: Dirty) -> bool {
+        if let Some(known) = self.content.dirty.get_mut(ns.as_str()) {
+            self.changed |= known.cause < dirty.cause;
+            known.cause = known.cause.max(dirty.cause);
+            return false;
         }
-        new
+        self.content.dirty.insert(ns.as_str().to_owned(), dirty);
+        self.changed = true;
+        true
+    }
+
+    /// `ns` has been compared as a whole, or was expanded into its collections.
+    pub fn clear_dirty(&mut self, ns: &Namespace) {
+        self.changed |= self.content.dirty.remove(ns.as_str()).is_some();
+    }
+
+    /// Each namespace has been made dirty by itself.
+    pub fn clear_everything_dirty(&mut self) {
+        self.changed |= self.content.everything_dirty.take().is_some();
     }
 
     /// Makes everything dirty; says whether it was not before.
     pub fn set_everything_dirty(&mut self, reason: &str, now_ms: u64) -> bool {
         let new = self.content.everything_dirty.is_none();
         if new {
-            let dirty = Dirty { reason: reason.to_owned(), since_ms: now_ms, not_copied_yet: false };
-            self.content.everything_dirty = Some(dirty);
+            self.content.everything_dirty = Some(Dirty::new(reason, Cause::Unknown, now_ms));
             self.changed = true;
         }
         new
@@ -276,6 +310,14 @@ impl State {
         self.content.dead_letters.push(letter);
         self.changed = true;
         true
+    }
+
+    /// Forgets the dead letters of a collection that is not there any more; yields their keys.
+    pub fn remove_dead_letters_of(&mut self, ns: &Namespace) -> Vec<Key> {
+        let gone = self.content.dead_letters.extract_if(.., |letter| letter.namespace == ns.as_str());
+        let keys: Vec<Key> = gone.filter_map(|letter| letter.key()).collect();
+        self.changed |= !keys.is_empty();
+        keys
     }
 
     /// Forgets the dead letter of `key`.
@@ -317,13 +359,15 @@ mod tests {
         let key = Key::of(&rawdoc! {"_id": {"a": "ü"}}).unwrap();
         let mut state = State::open(dir.path(), "id", true, 1);
         state.set_desired(Desired::Paused);
-        state.set_dirty(&ns, "because", true, 7);
+        state.set_dirty(&ns, Dirty { not_copied_yet: true, ..Dirty::new("because", Cause::Unknown, 7) });
+        assert!(!state.set_dirty(&ns, Dirty::new("another", Cause::Dropped, 8)));
         assert!(state.add_dead_letter(&ns, &key, Some(121), "refused", 8));
         state.save().unwrap();
 
         let state = State::open(dir.path(), "id", false, 9);
         assert_eq!(state.desired(), Desired::Paused);
         assert!(state.dirty().any(|(name, dirty)| name == ns && dirty.reason == "because"));
+        assert!(state.dirty().all(|(_, dirty)| dirty.not_copied_yet && dirty.cause == Cause::Dropped));
         assert_eq!(state.dead_letters()[0].key(), Some(key));
         assert!(state.everything_dirty().is_none());
     }

@@ -262,9 +262,24 @@ impl Target {
         source::collection(self.client().await?, ns).await
     }
 
-    /// The collections that hold at least one document.
-    pub async fn non_empty(&self) -> Result<Vec<Namespace>, ServerError> {
-        source::non_empty(self.client().await?).await
+    /// Its collections and views.
+    pub async fn namespaces(&self) -> Result<Vec<Namespace>, ServerError> {
+        source::namespaces(self.client().await?, None).await
+    }
+
+    /// The collections and views of one database.
+    pub async fn namespaces_of(&self, db: &str) -> Result<Vec<Namespace>, ServerError> {
+        source::namespaces(self.client().await?, Some(db)).await
+    }
+
+    /// Drops a collection or view; one that does not exist is none.
+    pub async fn drop(&self, ns: &Namespace) -> Result<(), ServerError> {
+        const NAMESPACE_NOT_FOUND: i32 = 26;
+        let drop = rawdoc! {"drop": ns.coll(), "writeConcern": {"w": "majority"}};
+        match answer("drop", self.client().await?.database(ns.db()).run_raw_command(drop)).await {
+            Err(error) if error.code == Some(NAMESPACE_NOT_FOUND) => Ok(()),
+            other => other.map(|_| ()),
+        }
     }
 
     /// Creates a collection with these options; one that exists is left as it is.

@@ -13,7 +13,7 @@ use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{RawBsonRef, rawdoc};
 use fastrand::Rng;
 use record::{Doubt, Effect, Entry, Key, Namespace, Op, Predicate, Raw, Target, Touch};
-use replicator::plan::{Limits, Planner, Rules, Unit, Work, queues};
+use replicator::plan::{Limits, Planner, Rules, Scan, Unit, Work, queues};
 use replicator::replay::{Command, commands};
 use replicator::{Reply, WriteError};
 
@@ -26,9 +26,24 @@ struct Extra {
     fence: bool,
     /// A write whose outcome is unknown stays in flight until it has ended.
     orphans_in_flight: bool,
+    /// A scan begins when no write that could not be recorded is under way any more.
+    scan_waits: bool,
+    /// The reconciler hands keys to the replicator, which reads them again.
+    hand_over: bool,
+    /// What is dirty stays so on disk until its scan has ended.
+    dirty_until_the_end: bool,
+    /// The cursor says how far the log was when a scan ended.
+    sent_at_the_end: bool,
 }
 
-const ALL: Extra = Extra { fence: true, orphans_in_flight: true };
+const ALL: Extra = Extra {
+    fence: true,
+    orphans_in_flight: true,
+    scan_waits: true,
+    hand_over: true,
+    dirty_until_the_end: true,
+    sent_at_the_end: true,
+};
 
 type Doc = [i64; 3];
 type Store = BTreeMap<i64, Doc>;
@@ -214,6 +229,8 @@ struct Write {
     done: Option<Vec<(u32, u32)>>,
     contended: bool,
     orphan: bool,
+    /// The log took nothing of it.
+    missed: bool,
 }
 
 fn conflict(a: &Write, b: &Write) -> bool {
@@ -241,12 +258,30 @@ struct Model {
     batch: Option<(usize, u64, VecDeque<Unit>)>,
     stage: Stage,
     late: Vec<Statement>,
+    /// How seldom it does a step.
+    slowness: u32,
+    // the reconciler
+    missed_of_12: u32,
+    dirty_on_disk: bool,
+    scan: Option<Comparing>,
 }
 
 enum Stage {
     Plan,
     Find(Box<Work>),
-    Read { keys: Vec<i64>, got: HashMap<i64, Option<Doc>>, taken: usize },
+    /// `taken` units of the batch are done with it; `None`: the reconciler handed the keys over.
+    Read { keys: Vec<i64>, got: HashMap<i64, Option<Doc>>, taken: Option<usize> },
+}
+
+/// The reconciler on its way through the namespace, key by key, each side at a moment of its own.
+struct Comparing {
+    scan: Scan,
+    left: Vec<i64>,
+    key: Option<i64>,
+    source: Option<Option<Doc>>,
+    target: Option<Option<Doc>>,
+    /// Found to differ, with the source's version that was seen.
+    differ: Vec<(i64, Option<Doc>)>,
 }
 
 fn ns() -> Namespace {
@@ -257,6 +292,8 @@ impl Model {
     fn new(seed: u64, rules: Rules, extra: Extra) -> Model {
         let mut rng = Rng::with_seed(seed);
         let keys = *rng.choice(&[2, 3, 5, 8]).expect("some");
+        let missed_of_12 = *rng.choice(&[0, 1, 5]).expect("some");
+        let slowness = *rng.choice(&[1, 1, 8]).expect("some");
         let limits = Limits { ahead_keys_max: rng.usize(0..6), barriers_max: rng.usize(0..4) };
         Model {
             limits,
@@ -275,6 +312,10 @@ impl Model {
             batch: None,
             stage: Stage::Plan,
             late: Vec::new(),
+            slowness,
+            missed_of_12,
+            dirty_on_disk: false,
+            scan: None,
         }
     }
 
@@ -284,10 +325,17 @@ impl Model {
         let crashes = self.rng.bool();
         loop {
             let busy = self.batch.is_some() || self.applied < self.log.len();
-            if left == 0 && self.in_flight.is_empty() && !busy && self.late.is_empty() {
+            if left == 0
+                && self.in_flight.is_empty()
+                && !busy
+                && self.late.is_empty()
+                && !self.dirty_on_disk
+                && self.scan.is_none()
+                && matches!(self.stage, Stage::Plan)
+            {
                 break;
             }
-            match self.rng.u32(..12) {
+            match self.rng.u32(..15) {
                 0..=2 if left > 0 && self.in_flight.len() < in_flight_max => {
                     left -= 1;
                     self.start();
@@ -296,7 +344,9 @@ impl Model {
                 5 | 6 => self.reply(),
                 7 if crashes && self.rng.u32(..8) == 0 => self.proxy_dies(),
                 8 if !self.late.is_empty() => self.late_lands(),
-                _ if busy => self.replicate(crashes),
+                12.. if self.dirty_on_disk || self.scan.is_some() => self.compare(),
+                _ if self.rng.u32(..self.slowness) > 0 => {}
+                _ if busy || !matches!(self.stage, Stage::Plan) => self.replicate(crashes),
                 _ => {}
             }
         }
@@ -307,8 +357,15 @@ impl Model {
     fn start(&mut self) {
         let count = if self.rng.u32(..5) == 0 { 2 } else { 1 };
         let statements = (0..count).map(|_| Statement::any(&mut self.rng, self.keys)).collect();
-        let mut write = Write { mark: self.head, statements, done: None, contended: false, orphan: false };
-        self.head += 1;
+        let missed = self.rng.u32(..12) < self.missed_of_12;
+        let mut write =
+            Write { mark: self.head, statements, done: None, contended: false, orphan: false, missed };
+        if missed {
+            // Noted before it is forwarded; it counts as in flight as any other.
+            self.make_dirty();
+        } else {
+            self.head += 1;
+        }
         for other in &mut self.in_flight {
             let seen = !other.orphan || self.extra.orphans_in_flight;
             if seen && conflict(other, &write) {
@@ -336,6 +393,9 @@ impl Model {
     fn reply(&mut self) {
         let Some(at) = self.pick(true) else { return };
         let write = self.in_flight.remove(at);
+        if write.missed {
+            return;
+        }
         let done = write.done.as_ref().expect("executed");
         let mut effects = Vec::new();
         let mut doubt = write.contended.then_some(Doubt::Contended);
@@ -375,6 +435,15 @@ impl Model {
 
     /// The proxy is killed and started again: replies are lost, their writes may still run.
     fn proxy_dies(&mut self) {
+        // A write that is not in the log has no mark to wait for: the scan waits until it has ended on the source.
+        while let Some(at) = self.in_flight.iter().position(|write| write.missed) {
+            let write = self.in_flight.remove(at);
+            if write.done.is_none() {
+                for statement in &write.statements {
+                    statement.run(&mut self.source, &mut self.rng);
+                }
+            }
+        }
         for write in &mut self.in_flight {
             write.orphan = true;
         }
@@ -385,9 +454,15 @@ impl Model {
     /// target.
     fn crash(&mut self, unsent: Vec<Statement>) {
         self.batch = None;
-        self.stage = Stage::Plan;
+        if let Stage::Read { keys, taken, .. } = std::mem::replace(&mut self.stage, Stage::Plan) {
+            self.give_back(&keys, taken);
+        }
         if self.rng.bool() {
             self.planner = Planner::new(self.rules, self.limits, self.sent);
+            self.scan = None;
+            if self.dirty_on_disk {
+                self.planner.set_dirty(&ns());
+            }
         } else {
             self.planner.unknown_outcome(self.sent);
         }
@@ -400,6 +475,74 @@ impl Model {
             }
         } else {
             self.late.extend(unsent);
+        }
+    }
+
+    fn make_dirty(&mut self) {
+        self.dirty_on_disk = true;
+        self.planner.set_dirty(&ns());
+    }
+
+    /// One step of the reconciler. It asks the replicator only between two of its steps.
+    fn compare(&mut self) {
+        let Some(scan) = &mut self.scan else {
+            let waits = self.extra.scan_waits && self.in_flight.iter().any(|write| write.missed);
+            if matches!(self.stage, Stage::Plan) && !waits {
+                let mut left: Vec<i64> = (0..self.keys).collect();
+                self.rng.shuffle(&mut left);
+                let scan = self.planner.scan_begins(&ns());
+                self.dirty_on_disk = self.extra.dirty_until_the_end;
+                self.scan =
+                    Some(Comparing { scan, left, key: None, source: None, target: None, differ: Vec::new() });
+            }
+            return;
+        };
+        let Some(key) = scan.key.or_else(|| scan.left.pop()) else { return self.ask() };
+        scan.key = Some(key);
+        match (&scan.source, &scan.target) {
+            (Some(source), Some(target)) => {
+                if source != target {
+                    scan.differ.push((key, *source));
+                }
+                (scan.key, scan.source, scan.target) = (None, None, None);
+            }
+            (None, Some(_)) => scan.source = Some(self.source.get(&key).copied()),
+            (Some(_), None) => scan.target = Some(self.target.get(&key).copied()),
+            (None, None) if self.rng.bool() => scan.source = Some(self.source.get(&key).copied()),
+            (None, None) => scan.target = Some(self.target.get(&key).copied()),
+        }
+    }
+
+    fn ask(&mut self) {
+        let Some(scan) = self.scan.as_mut().filter(|_| matches!(self.stage, Stage::Plan)) else { return };
+        let differ = std::mem::take(&mut scan.differ);
+        if !self.extra.hand_over && !differ.is_empty() {
+            for (key, doc) in differ {
+                let _ = match doc {
+                    Some(doc) => self.target.insert(key, doc),
+                    None => self.target.remove(&key),
+                };
+            }
+            return;
+        }
+        if !differ.is_empty() {
+            let keys = differ.into_iter().map(|(key, _)| key).collect();
+            self.stage = Stage::Read { keys, got: HashMap::new(), taken: None };
+            return;
+        }
+        if self.extra.sent_at_the_end {
+            self.sent = self.sent.max(self.head);
+        }
+        if self.planner.scan_ended(&ns(), scan.scan, self.head) {
+            self.dirty_on_disk = false;
+        }
+        self.scan = None;
+    }
+
+    /// The reconciler is told that its keys were not converged.
+    fn give_back(&mut self, keys: &[i64], taken: Option<usize>) {
+        if let (None, Some(scan)) = (taken, &mut self.scan) {
+            scan.left.extend(keys);
         }
     }
 
@@ -500,13 +643,14 @@ impl Model {
         }
         keys.sort_unstable();
         keys.dedup();
-        self.stage = Stage::Read { keys, got: HashMap::new(), taken: work.taken };
+        self.stage = Stage::Read { keys, got: HashMap::new(), taken: Some(work.taken) };
     }
 
-    fn read(&mut self, keys: Vec<i64>, mut got: HashMap<i64, Option<Doc>>, taken: usize, crashes: bool) {
+    fn read(&mut self, keys: Vec<i64>, mut got: HashMap<i64, Option<Doc>>, taken: Option<usize>, crashes: bool) {
         let missing: Vec<i64> = keys.iter().copied().filter(|k| !got.contains_key(k)).collect();
         if !missing.is_empty() {
             if crashes && self.rng.u32(..20) == 0 {
+                self.give_back(&keys, taken);
                 return self.crash(Vec::new()); // the source is away; what was replayed before is on the target
             }
             let count = self.rng.usize(1..4);
@@ -527,11 +671,14 @@ impl Model {
             };
         }
         if crash {
+            self.give_back(&keys, taken);
             return self.crash(Vec::new());
         }
         self.planner.converged(&ns(), keys.iter().map(|k| key_of(*k)), head);
-        let (_, _, queue) = self.batch.as_mut().expect("a batch is under way");
-        drop(queue.drain(..taken));
+        if let Some(taken) = taken {
+            let (_, _, queue) = self.batch.as_mut().expect("a batch is under way");
+            drop(queue.drain(..taken));
+        }
     }
 }
 
@@ -551,12 +698,19 @@ fn no_interleaving_diverges() {
 #[test]
 fn without_any_one_rule_some_interleaving_diverges() {
     let rules = Rules::default();
-    let cases: [(&str, Rules, Extra); 7] = [
+    let cases: [(&str, Rules, Extra); 14] = [
         ("doubt", Rules { doubt: false, ..rules }, ALL),
         ("ahead", Rules { ahead: false, ..rules }, ALL),
         ("sent", Rules { sent: false, ..rules }, ALL),
         ("barrier", Rules { barrier: false, ..rules }, ALL),
         ("lone_multi", Rules { lone_multi: false, ..rules }, ALL),
+        ("dirty", Rules { dirty: false, ..rules }, ALL),
+        ("scan_floor", Rules { scan_floor: false, ..rules }, ALL),
+        ("scan_again", Rules { scan_again: false, ..rules }, ALL),
+        ("scan_waits", rules, Extra { scan_waits: false, ..ALL }),
+        ("hand_over", rules, Extra { hand_over: false, ..ALL }),
+        ("dirty_until_the_end", rules, Extra { dirty_until_the_end: false, ..ALL }),
+        ("sent_at_the_end", rules, Extra { sent_at_the_end: false, ..ALL }),
         ("fence", rules, Extra { fence: false, ..ALL }),
         ("orphans_in_flight", rules, Extra { orphans_in_flight: false, ..ALL }),
     ];

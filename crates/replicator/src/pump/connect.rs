@@ -1,6 +1,6 @@
 //! Finding both servers, and what to do when one of them goes away.
 //!
-//! - on the first run, whatever holds documents on either side is *not copied yet*
+//! - on the first run, whatever there is on either side is *not copied yet*
 //! - nothing is written before no command of an earlier generation can land any more
 //! - a server that is away is tried again after 1, 5, 15, 30, then every 60 s; nothing is dropped
 
@@ -13,6 +13,7 @@ use super::{Pump, Step};
 use crate::error::{Class, ServerError};
 use crate::execute::Stall;
 use crate::shared::{Activity, Link, Status, now_ms};
+use crate::state::{Cause, Dirty};
 
 /// Waits after an error, in seconds; the last one is repeated.
 const BACKOFF_SECONDS: [u64; 5] = [1, 5, 15, 30, 60];
@@ -78,19 +79,19 @@ impl Pump {
         }
     }
 
-    /// On the first run: the source's collections with documents are not on the target.
+    /// On the first run: the source's collections and views are not on the target.
     pub(crate) async fn look_at_source(&mut self) -> Result<(), ServerError> {
         let seen = self.shared.state().source_seen();
         let filter = self.shared.state().filter().clone();
         if seen && filter == self.config.filter {
             return Ok(());
         }
-        let mut there = self.executor.source.non_empty().await?;
+        let mut there = self.executor.source.namespaces().await?;
         if seen {
             there.retain(|ns| !(self.config.captures)(&filter, ns));
             self.not_copied_yet(there, "was excluded before");
         } else {
-            self.not_copied_yet(there, "had documents before dualsync came");
+            self.not_copied_yet(there, "was there before dualsync came");
         }
         let mut state = self.shared.state();
         state.set_source_seen();
@@ -98,7 +99,7 @@ impl Pump {
         Ok(())
     }
 
-    /// On the first run against this target: its collections with documents may differ from the source's.
+    /// On the first run against this target: its collections and views may differ from the source's.
     async fn look_at_target(&mut self) -> Result<(), ServerError> {
         let target = &self.executor.target;
         let fed_before = target.is_fed_by(&self.config.log_id).await?;
@@ -106,11 +107,11 @@ impl Pump {
         if seen && fed_before {
             return Ok(());
         }
-        let there = target.non_empty().await?;
-        self.not_copied_yet(there, "the target had documents before dualsync came");
+        let there = target.namespaces().await?;
+        self.not_copied_yet(there, "the target had it before dualsync came");
         if seen {
             // Another target than before, or one that was emptied: nothing of what was applied is on it.
-            let here = self.executor.source.non_empty().await?;
+            let here = self.executor.source.namespaces().await?;
             self.not_copied_yet(here, "the target is not the one that was fed before");
         }
         self.save_state();
@@ -124,8 +125,9 @@ impl Pump {
     fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
         for ns in namespaces.into_iter().filter(|ns| (self.config.captures)(&self.config.filter, ns)) {
             self.executor.planner.set_dirty(&ns);
-            if self.shared.state().set_dirty(&ns, reason, true, now_ms()) {
-                warn!(%ns, reason, "namespace is not copied yet");
+            let dirty = Dirty { not_copied_yet: true, ..Dirty::new(reason, Cause::Unknown, now_ms()) };
+            if self.shared.state().set_dirty(&ns, dirty) {
+                info!(%ns, reason, "namespace is not copied yet");
             }
         }
         self.save_state();

@@ -1,0 +1,67 @@
+//! What the reconciler asks of the worker. It writes no document itself: each of these is a step of the worker's
+//! own, between two of its others, so that nothing stands between a reading and its writing (design: ownership).
+//!
+//! An answer is an error when a server went away meanwhile: ask again. While the worker is paused or stopped, and
+//! while it waits for a server, answers wait as well.
+
+use record::{Key, Namespace};
+use tokio::sync::oneshot;
+
+use crate::plan::Scan;
+use crate::shared::Shared;
+
+/// The worker could not do it now: a server is away, or it has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the worker could not do it now")]
+pub struct NotNow;
+
+/// What became of keys that were handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    /// They are equal, or in the dead letters.
+    Converged,
+    /// The namespace's documents cannot be converged: capped or time-series.
+    NotFollowed,
+}
+
+pub(crate) enum Ask {
+    Expand(oneshot::Sender<()>),
+    Begin(Namespace, oneshot::Sender<Scan>),
+    Converge(Namespace, Vec<Key>, oneshot::Sender<Handed>),
+    Drop(Namespace, oneshot::Sender<bool>),
+    End(Namespace, Scan, oneshot::Sender<bool>),
+    MakeDirty(String, oneshot::Sender<()>),
+}
+
+impl Shared {
+    /// Makes dirty each namespace that a dirty database, or everything dirty, may mean, one by one.
+    pub async fn expand(&self) -> Result<(), NotNow> {
+        self.ask(Ask::Expand).await
+    }
+
+    /// A comparison of `ns` begins: nothing of it has been read yet.
+    pub async fn begin_scan(&self, ns: &Namespace) -> Result<Scan, NotNow> {
+        self.ask(|answer| Ask::Begin(ns.clone(), answer)).await
+    }
+
+    /// Makes these documents equal. At most about a thousand at a time: live writes wait meanwhile.
+    pub async fn hand_over(&self, ns: &Namespace, keys: Vec<Key>) -> Result<Handed, NotNow> {
+        self.ask(|answer| Ask::Converge(ns.clone(), keys, answer)).await
+    }
+
+    /// Drops the target's collection if the source has none of that name; says whether it did.
+    pub async fn drop_gone(&self, ns: &Namespace) -> Result<bool, NotNow> {
+        self.ask(|answer| Ask::Drop(ns.clone(), answer)).await
+    }
+
+    /// Every difference that the scan found has been handed over. Says whether `ns` is clean; else it became dirty
+    /// meanwhile.
+    pub async fn end_scan(&self, ns: &Namespace, scan: Scan) -> Result<bool, NotNow> {
+        self.ask(|answer| Ask::End(ns.clone(), scan, answer)).await
+    }
+
+    /// Everything needs a full comparison; on disk when this returns.
+    pub async fn make_everything_dirty(&self, reason: &str) -> Result<(), NotNow> {
+        self.ask(|answer| Ask::MakeDirty(reason.to_owned(), answer)).await
+    }
+}

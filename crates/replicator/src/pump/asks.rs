@@ -1,0 +1,116 @@
+//! Carries out what the reconciler asks, one step at a time, between batches.
+
+use record::Namespace;
+use tracing::info;
+
+use super::Pump;
+use crate::asks::{Ask, Handed};
+use crate::execute::{Followed, Stall};
+use crate::plan::{Converge, Scan};
+use crate::state::Dirty;
+
+impl Pump {
+    /// Who asked may be gone: what was done is done all the same. On an error nobody is answered, which says so.
+    pub(super) async fn carry_out(&mut self, ask: Ask) -> Result<(), Stall> {
+        match ask {
+            Ask::Expand(answer) => {
+                self.expand().await?;
+                let _ = answer.send(());
+            }
+            Ask::Begin(ns, answer) => {
+                // What was learnt of it may be what has changed.
+                self.executor.known.remove(&ns);
+                let _ = answer.send(self.executor.planner.scan_begins(&ns));
+            }
+            Ask::Converge(ns, keys, answer) => {
+                let handed = match self.executor.prepare(&ns).await? {
+                    Followed::No => Handed::NotFollowed,
+                    Followed::Yes => {
+                        let converge = Converge { keys, ..Converge::default() };
+                        self.executor.converge(&ns, &converge).await?;
+                        Handed::Converged
+                    }
+                };
+                self.save_state(); // dead letters
+                let _ = answer.send(handed);
+            }
+            Ask::Drop(ns, answer) => {
+                let dropped = self.drop_gone(&ns).await?;
+                let _ = answer.send(dropped);
+            }
+            Ask::End(ns, scan, answer) => {
+                let clean = self.end(&ns, scan)?;
+                let _ = answer.send(clean);
+            }
+            Ask::MakeDirty(reason, answer) => {
+                self.everything_dirty(&reason);
+                let _ = answer.send(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn drop_gone(&mut self, ns: &Namespace) -> Result<bool, Stall> {
+        if self.executor.source.collection(ns).await.map_err(Stall::Source)?.is_some() {
+            return Ok(false);
+        }
+        self.executor.remember_sent(self.log.head().0)?;
+        self.executor.target.drop(ns).await.map_err(Stall::Target)?;
+        self.executor.known.remove(ns);
+        let letters = self.shared.state().remove_dead_letters_of(ns);
+        for key in letters {
+            self.executor.planner.clear_dead(ns, &key);
+        }
+        info!(%ns, "the collection is gone on the source, and was dropped on the target");
+        Ok(true)
+    }
+
+    /// First the cursor says that older entries are only converged, then the mark goes.
+    fn end(&mut self, ns: &Namespace, scan: Scan) -> Result<bool, Stall> {
+        let head = self.log.head().0;
+        self.executor.remember_sent(head)?;
+        if !self.executor.planner.scan_ended(ns, scan, head) {
+            return Ok(false);
+        }
+        self.executor.no_look_up.remove(ns);
+        self.shared.state().clear_dirty(ns);
+        self.save_state();
+        Ok(true)
+    }
+
+    /// Lists what there is on both sides, so that each namespace can be compared by itself.
+    async fn expand(&mut self) -> Result<(), Stall> {
+        let (everything, databases) = {
+            let state = self.shared.state();
+            let whole = |(ns, dirty): (Namespace, &Dirty)| ns.coll().is_empty().then(|| (ns, dirty.clone()));
+            (state.everything_dirty().cloned(), state.dirty().filter_map(whole).collect::<Vec<_>>())
+        };
+        let mut meant = Vec::new();
+        let (source, target) = (&self.executor.source, &self.executor.target);
+        if let Some(dirty) = &everything {
+            let mut there = source.namespaces().await.map_err(Stall::Source)?;
+            there.extend(target.namespaces().await.map_err(Stall::Target)?);
+            meant.extend(there.into_iter().map(|ns| (ns, dirty.clone())));
+        }
+        for (db, dirty) in &databases {
+            let mut there = source.namespaces_of(db.db()).await.map_err(Stall::Source)?;
+            there.extend(target.namespaces_of(db.db()).await.map_err(Stall::Target)?);
+            meant.extend(there.into_iter().map(|ns| (ns, dirty.clone())));
+        }
+        let head = self.log.head().0;
+        meant.retain(|(ns, _)| (self.config.captures)(&self.config.filter, ns));
+        for (ns, dirty) in meant {
+            self.executor.planner.set_dirty(&ns);
+            self.shared.state().set_dirty(&ns, dirty);
+        }
+        self.save_state();
+        self.executor.remember_sent(head)?;
+        self.executor.planner.each_is_dirty(head);
+        let mut state = self.shared.state();
+        state.clear_everything_dirty();
+        databases.iter().for_each(|(db, _)| state.clear_dirty(db));
+        drop(state);
+        self.save_state();
+        Ok(())
+    }
+}
