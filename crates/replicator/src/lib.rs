@@ -145,6 +145,12 @@ fn look_through(log: &SyncLog, recovered: &mut Recovered) -> Result<(), String> 
                 problem = Err(error.to_string());
                 continue;
             }
+            // The disk refuses: what is there is lost to us, and what comes behind it is not.
+            Err(error @ ReadError::Disk { .. }) => {
+                problem = Err(error.to_string());
+                reader.skip_segment();
+                continue;
+            }
             Err(error) => {
                 problem = Err(error.to_string());
                 break;

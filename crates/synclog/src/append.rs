@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use crate::config::Durability;
 use crate::disk::Disk;
-use crate::error::{AppendError, OpenError};
+use crate::error::{AppendError, OpenError, is_full};
 use crate::flush::Unsynced;
 use crate::folder::{Folder, disk};
 use crate::format::{
     RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, payload_crc, record_bytes,
 };
+use crate::index::STRIDE_BYTES;
 use crate::log::{Segment, Shared};
 use crate::maker::{self, Made, Spare};
 use crate::sync::MutexGuard;
@@ -28,11 +29,15 @@ use crate::{Lsn, wall_ms};
 /// Where the next record goes.
 #[derive(Debug)]
 pub(crate) struct Tail {
-    pub(crate) segment: Arc<Segment>,
-    pub(crate) file: Arc<File>,
+    /// `None`: at open there was no space for a segment; the next append tries again.
+    pub(crate) last: Option<Last>,
     pub(crate) end: u64,
     /// The size at which the segment is closed.
-    pub(crate) bytes_max: u64,
+    bytes_max: u64,
+    /// Where the index was told of a record.
+    indexed: u64,
+    /// The next segment is the first one behind a gap.
+    gap_before: bool,
     /// Written since the flusher was last nudged.
     unsynced_bytes: u64,
     pub(crate) spare: Spare,
@@ -41,11 +46,20 @@ pub(crate) struct Tail {
     pub(crate) closed: bool,
 }
 
+/// The segment that is written to.
+#[derive(Debug)]
+pub(crate) struct Last {
+    segment: Arc<Segment>,
+    pub(crate) file: Arc<File>,
+}
+
 impl Tail {
-    pub(crate) fn new(first: &Unsynced, bytes_max: u64) -> Tail {
+    /// `gap_before` is for a `first` that could not be made.
+    pub(crate) fn new(first: Option<&Unsynced>, bytes_max: u64, gap_before: bool) -> Tail {
         Tail {
-            segment: Arc::clone(&first.segment),
-            file: Arc::clone(&first.file),
+            last: first.map(Last::new),
+            gap_before: gap_before && first.is_none(),
+            indexed: SEGMENT_HEADER_BYTES,
             end: SEGMENT_HEADER_BYTES,
             bytes_max,
             unsynced_bytes: 0,
@@ -57,7 +71,17 @@ impl Tail {
 
     /// Whether a record of so many bytes on disk goes into this segment.
     fn has_room(&self, bytes: u64) -> bool {
-        self.end <= SEGMENT_HEADER_BYTES || self.end + bytes <= self.bytes_max
+        self.last.is_some() && (self.is_empty() || self.end + bytes <= self.bytes_max)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.end <= SEGMENT_HEADER_BYTES
+    }
+}
+
+impl Last {
+    fn new(begun: &Unsynced) -> Last {
+        Last { segment: Arc::clone(&begun.segment), file: Arc::clone(&begun.file) }
     }
 }
 
@@ -73,24 +97,31 @@ impl Shared {
         let payload_crc = payload_crc(parts);
         let bytes = record_bytes(len as usize);
 
-        let mut tail = self.room(self.take_tail()?, bytes)?;
+        let mut guard = self.room(self.take_tail()?, bytes)?;
+        let tail = &mut *guard;
+        // Where there is room, there is a segment.
+        let Some(last) = &tail.last else { return Err(self.refused(io::ErrorKind::StorageFull.into())) };
         // Only the holder of `tail` moves the head.
         let lsn = self.head();
         let header = RecordHeader { len, lsn, durable: self.synced(), payload_crc, kind }.encode(self.seed);
         let padding = &[0; 8][..bytes as usize - RECORD_HEADER_BYTES - len as usize];
-        if let Err(error) = write_record(&self.disk, &tail, &header, parts, padding) {
-            return Err(self.undo(&tail, error));
+        if let Err(error) = write_record(&self.disk, &last.file, tail.end, &header, parts, padding) {
+            return Err(self.undo(last, tail.end, error));
+        }
+        if tail.end >= tail.indexed + STRIDE_BYTES {
+            self.index.add(last.segment.base, lsn, tail.end);
+            tail.indexed = tail.end;
         }
         self.gauge.add(bytes);
         tail.end += bytes;
-        tail.segment.end.store(tail.end, Ordering::Release);
+        last.segment.end.store(tail.end, Ordering::Release);
         self.head.store(lsn.0 + 1, Ordering::SeqCst);
         tail.unsynced_bytes += bytes;
         let nudge = tail.unsynced_bytes >= NUDGE_BYTES && self.config.durability != Durability::Process;
         if nudge {
             tail.unsynced_bytes = 0;
         }
-        drop(tail);
+        drop(guard);
         if nudge {
             self.nudge_flusher();
         }
@@ -158,7 +189,7 @@ impl Shared {
     /// Ends the last segment and begins the next.
     pub(crate) fn roll(&self, tail: &mut Tail, made: Made) -> Result<(), AppendError> {
         let (id, boot, base) = (self.id, self.boot, self.head());
-        let header = SegmentHeader { id, base, created_ms: wall_ms(), boot, gap_before: false };
+        let header = SegmentHeader { id, base, created_ms: wall_ms(), boot, gap_before: tail.gap_before };
         let next = match name(&self.disk, &self.folder, &made.file, &header) {
             Ok(segment) => Unsynced { segment: Arc::new(segment), file: Arc::new(made.file), named: false },
             Err(error) => {
@@ -166,8 +197,8 @@ impl Shared {
                 return Err(self.refused(error));
             }
         };
-        tail.segment = Arc::clone(&next.segment);
-        tail.file = Arc::clone(&next.file);
+        tail.last = Some(Last::new(&next));
+        (tail.gap_before, tail.indexed) = (false, SEGMENT_HEADER_BYTES);
         tail.end = SEGMENT_HEADER_BYTES;
         tail.bytes_max = made.bytes;
         self.gauge.add(SEGMENT_HEADER_BYTES);
@@ -179,12 +210,12 @@ impl Shared {
     }
 
     /// After a failed write: any part of it may be in the file.
-    fn undo(&self, tail: &Tail, error: io::Error) -> AppendError {
-        match self.disk.truncate(&tail.file, tail.end) {
+    fn undo(&self, last: &Last, end: u64, error: io::Error) -> AppendError {
+        match self.disk.truncate(&last.file, end) {
             Ok(()) => self.refused(error),
             Err(also) => {
                 let doing =
-                    format!("cut {} back after a failed write ({error})", tail.segment.path.display());
+                    format!("cut {} back after a failed write ({error})", last.segment.path.display());
                 AppendError::Poisoned(self.poison(&doing, &also))
             }
         }
@@ -199,18 +230,27 @@ impl Shared {
     }
 }
 
-/// Makes the segment that an open begins with, and syncs it.
+/// Makes the segment that an open begins with, and syncs it. `None`: there is no space for it.
 pub(crate) fn begin(
     disk_calls: &Disk,
     folder: &Folder,
     bytes: u64,
     header: &SegmentHeader,
-) -> Result<Unsynced, OpenError> {
-    let failed = disk("make a segment in", &folder.path);
-    let file = maker::make(disk_calls, folder, bytes, maker::Full::Tolerated).map_err(&failed)?.file;
-    let segment = name(disk_calls, folder, &file, header).map_err(&failed)?;
-    disk_calls.sync_file(&file).and_then(|()| folder.sync(disk_calls)).map_err(&failed)?;
-    Ok(Unsynced { segment: Arc::new(segment), file: Arc::new(file), named: true })
+) -> Result<Option<Unsynced>, OpenError> {
+    let begun = maker::make(disk_calls, folder, bytes, maker::Full::Tolerated).and_then(|made| {
+        let segment = name(disk_calls, folder, &made.file, header)?;
+        disk_calls.sync_file(&made.file)?;
+        folder.sync(disk_calls)?;
+        Ok(Unsynced { segment: Arc::new(segment), file: Arc::new(made.file), named: true })
+    });
+    match begun {
+        Err(error) if is_full(&error) => {
+            // Empty, at most; it goes at the next try in any case.
+            let _ = disk_calls.remove(&folder.spare());
+            Ok(None)
+        }
+        other => other.map(Some).map_err(disk("make a segment in", &folder.path)),
+    }
 }
 
 /// Turns the spare into the segment that `header` describes. Nothing is synced.
@@ -229,7 +269,8 @@ fn name(disk_calls: &Disk, folder: &Folder, file: &File, header: &SegmentHeader)
 
 fn write_record(
     disk_calls: &Disk,
-    tail: &Tail,
+    file: &File,
+    at: u64,
     header: &[u8],
     parts: &[&[u8]],
     padding: &[u8],
@@ -247,7 +288,7 @@ fn write_record(
         *slice = IoSlice::new(part);
     }
     slices[parts.len() + 1] = IoSlice::new(padding);
-    disk_calls.write(&tail.file, &slices[..parts.len() + 2], tail.end)
+    disk_calls.write(file, &slices[..parts.len() + 2], at)
 }
 
 /// The same error once more, for the next one who asks.

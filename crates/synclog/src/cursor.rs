@@ -44,6 +44,7 @@ pub enum CursorSync {
 pub(crate) struct CursorFile {
     disk: Disk,
     id: LogId,
+    gap: bool,
     state: Mutex<State>,
     /// Apart from `state`, so that looking does not wait for the disk. Set while `state` is held.
     value: Mutex<Option<Cursor>>,
@@ -61,13 +62,14 @@ struct State {
 }
 
 impl CursorFile {
-    /// Goes on from what was loaded. Writes a slot at once, so that "closed" and "gap" do not outlive this open.
+    /// Goes on from what was loaded. With `gap`, the slots of this run say that there is one: no segment does. Writes a slot at once, so that "closed" and "gap" do not outlive this open.
     pub(crate) fn start(
         disk_calls: &Disk,
         folder: &Folder,
         id: LogId,
         loaded: Loaded,
         durable: Lsn,
+        gap: bool,
     ) -> Result<CursorFile, OpenError> {
         let path = folder.cursor();
         let failed = disk("write", &path);
@@ -79,6 +81,7 @@ impl CursorFile {
         let started = CursorFile {
             disk: disk_calls.clone(),
             id,
+            gap,
             state: Mutex::new(state),
             value: Mutex::new(value.clone()),
         };
@@ -122,7 +125,7 @@ impl CursorFile {
         closed: bool,
     ) -> io::Result<()> {
         let generation = state.generation + 1;
-        let slot = Slot { id: self.id, generation, cursor: cursor.cloned(), durable, closed, gap: false };
+        let slot = Slot { id: self.id, generation, cursor: cursor.cloned(), durable, closed, gap: self.gap };
         let offset = (1 - state.synced_slot) * SLOT_BYTES;
         self.disk.write(&state.file, &[IoSlice::new(&slot.encode())], offset as u64)?;
         state.generation = generation;

@@ -141,7 +141,8 @@ pub enum ReadError {
         /// What is wrong there.
         what: &'static str,
     },
-    /// The disk refused. The reader's position is unchanged; the call may be repeated.
+    /// The disk refused. The reader's position is unchanged; the call may be repeated, and in the end
+    /// [`crate::Reader::skip_segment`] goes on without what cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Disk {
         /// The file.

@@ -90,7 +90,7 @@ impl Gauge {
 
     pub(crate) fn fill(&self) -> Fill {
         let used = self.used();
-        let share = |of: u64| used as f64 / of.max(1) as f64;
+        let share = |of: u64| if of == 0 { 1.0 } else { used as f64 / of as f64 };
         let by_disk = Fill { share: share(self.disk_bytes.load(Ordering::Relaxed)), bound: Bound::Disk };
         match self.bytes_max.map(share) {
             Some(share) if share >= by_disk.share => Fill { share, bound: Bound::Bytes },
@@ -100,7 +100,10 @@ impl Gauge {
 }
 
 fn level_of(used: u64, of: u64) -> Level {
-    let percent = u128::from(used) * 100 / u128::from(of.max(1));
+    if of == 0 {
+        return Level::Full;
+    }
+    let percent = u128::from(used) * 100 / u128::from(of);
     match percent {
         0..80 => Level::Normal,
         80..90 => Level::Warning,
@@ -174,7 +177,7 @@ mod tests {
             (5000, Some(1000), 10_000, Level::Full, Bound::Bytes),
             (950, Some(10_000), 1000, Level::Tight, Bound::Disk),
             (950, None, 1000, Level::Tight, Bound::Disk),
-            (0, None, 0, Level::Normal, Bound::Disk),
+            (0, None, 0, Level::Full, Bound::Disk),
             (64, None, 64, Level::Full, Bound::Disk),
             (u64::MAX / 2, None, u64::MAX, Level::Normal, Bound::Disk),
         ] {

@@ -21,6 +21,7 @@ mod error;
 mod flush;
 mod folder;
 mod format;
+mod index;
 mod level;
 mod log;
 mod maker;

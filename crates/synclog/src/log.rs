@@ -21,6 +21,7 @@ use crate::error::{AppendError, CursorError, NoteError, OpenError, Poisoned, Rea
 use crate::flush::{Ask, Unsynced};
 use crate::folder::{Folder, FolderLock, disk, kernel_boot_id};
 use crate::format::{self, BootId, LogId, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::index::Index;
 use crate::level::{self, Fill, Gauge, Level};
 use crate::patient::Patient;
 use crate::reader::Reader;
@@ -86,6 +87,7 @@ pub(crate) struct Shared {
     pub(crate) cursor: CursorFile,
     pub(crate) reserve: Reserve,
     pub(crate) segments: RwLock<VecDeque<Arc<Segment>>>,
+    pub(crate) index: Index,
     /// One trim, or one new cursor, at a time.
     pub(crate) trimming: Mutex<()>,
     /// What was trimmed last; zero: nothing yet.
@@ -128,7 +130,8 @@ struct Closing {
 impl SyncLog {
     /// Opens the log in `config.dir`, or makes it: locks the folder, recovers, starts both threads.
     ///
-    /// What recovery found is in the second value; it is not an error. Blocks; reads up to what was not synced when
+    /// What recovery found is in the second value; it is not an error. Nor is a full disk: such a log can be read,
+    /// trimmed and noted to, and takes records as soon as there is space. Blocks; reads up to what was not synced when
     /// the log was last written, as a rule one segment.
     pub fn open(config: Config) -> Result<(SyncLog, Recovery), OpenError> {
         config.check()?;
@@ -144,12 +147,15 @@ impl SyncLog {
         let (reserve, told) = Reserve::start(&disk_calls, &folder, id, recovered.fresh, config.hang_after)?;
         recovered.report.notes.extend(told);
         let header = SegmentHeader { id, base: head, created_ms: wall_ms(), boot, gap_before };
-        let used = recovered.segments.iter().map(|kept| kept.end).sum::<u64>() + SEGMENT_HEADER_BYTES;
+        let used = recovered.segments.iter().map(|kept| kept.end).sum::<u64>();
         let free = level::free_bytes(&folder).unwrap_or(u64::MAX).saturating_sub(config.free_bytes_min);
         let bytes_max = level::segment_bytes(&config, used, free);
-        let gauge = Gauge::new(&config, used, free);
         let first = append::begin(&disk_calls, &folder, bytes_max, &header)?;
-        let cursor = CursorFile::start(&disk_calls, &folder, id, recovered.cursor, head)?;
+        let used = if first.is_some() { used + SEGMENT_HEADER_BYTES } else { used };
+        let gauge = Gauge::new(&config, used, free);
+        // As a rule the segment tells of the gap from now on.
+        let gap = gap_before && first.is_none();
+        let cursor = CursorFile::start(&disk_calls, &folder, id, recovered.cursor, head, gap)?;
         folder.sync(&disk_calls).map_err(disk("sync", &folder.path))?;
 
         let kept = recovered.segments.into_iter().map(|kept| Segment {
@@ -159,7 +165,8 @@ impl SyncLog {
             gap_before: kept.header.gap_before,
             end: AtomicU64::new(kept.end),
         });
-        let segments = kept.map(Arc::new).chain([first.segment.clone()]).collect();
+        let segments =
+            kept.map(Arc::new).chain(first.as_ref().map(|first| Arc::clone(&first.segment))).collect();
         let shared = Arc::new(Shared {
             disk: disk_calls,
             folder,
@@ -169,17 +176,18 @@ impl SyncLog {
             cursor,
             reserve,
             segments: RwLock::new(segments),
+            index: Index::default(),
             trimming: Mutex::default(),
             trim_upto: AtomicU64::new(0),
             gauge,
             head: AtomicU64::new(head.0),
-            tail: Patient::new(Tail::new(&first, bytes_max)),
+            tail: Patient::new(Tail::new(first.as_ref(), bytes_max, gap_before)),
             make: Condvar::new(),
             made: Condvar::new(),
             appended: Notify::new(),
             append_waiters: AtomicUsize::new(0),
             synced: AtomicU64::new(head.0),
-            unsynced: Mutex::new(vec![first]),
+            unsynced: Mutex::new(first.into_iter().collect()),
             syncing: Mutex::default(),
             ask: Mutex::default(),
             wake: Condvar::new(),
@@ -257,9 +265,7 @@ impl SyncLog {
         self.shared().reserve.clear(upto)
     }
 
-    /// A reader that begins at `from`; [`Lsn::ZERO`] means the first record that is kept.
-    ///
-    /// Reads the segment up to `from`, at most `segment_bytes_max`.
+    /// A reader that begins at `from`; [`Lsn::ZERO`] means the first record that is kept. Reads nothing yet.
     pub fn reader(&self, from: Lsn) -> Result<Reader, ReadError> {
         Reader::new(Arc::clone(self.shared()), from)
     }
@@ -417,7 +423,9 @@ impl Shared {
         let tail = self.tail.lock();
         if self.poisoned.get().is_none() {
             // Neither matters for what was promised: the next open does the same.
-            let _ = self.disk.truncate(&tail.file, tail.end);
+            if let Some(last) = &tail.last {
+                let _ = self.disk.truncate(&last.file, tail.end);
+            }
             let _ = self.disk.remove(&self.folder.spare());
         }
         drop(tail);

@@ -3,10 +3,9 @@
 //! - never beyond the published head; any number of readers; none of them holds a lock while it reads
 //! - records come in order, each whole: both checksums and the position are checked
 //! - damage is an error that names what is lost and where reading goes on; a gap that was reported at open is crossed
-//!
-//! Not here: an index. Readers move forward; only [`crate::SyncLog::reader`] searches, within one segment.
+//! - what the disk refuses to read stays an error until the caller gives that segment up
+//! - a file is opened when a record in it is wanted; its place is looked up in the index
 
-use crate::sync::atomic::Ordering;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -15,7 +14,10 @@ use bytes::Bytes;
 
 use crate::Lsn;
 use crate::error::ReadError;
+use crate::format::SEGMENT_HEADER_BYTES;
+use crate::index::STRIDE_BYTES;
 use crate::log::{Segment, Shared};
+use crate::sync::atomic::Ordering;
 use crate::walk::{Step, Walk};
 
 /// One record.
@@ -34,49 +36,36 @@ pub struct Record {
 pub struct Reader {
     shared: Arc<Shared>,
     at: Lsn,
+    /// `None`: to be looked up.
+    place: Option<Place>,
+}
+
+/// Where a reader stands.
+#[derive(Debug)]
+struct Place {
     segment: Arc<Segment>,
     walk: Walk,
+    /// The offset up to which the index was told.
+    indexed: u64,
 }
 
 impl Reader {
     pub(crate) fn new(shared: Arc<Shared>, from: Lsn) -> Result<Reader, ReadError> {
-        let head = shared.head();
-        let first = shared.trimmed();
-        let from = if from == Lsn::ZERO { first } else { from };
-        if from < first {
-            return Err(ReadError::Trimmed { lsn: from, first });
+        let (first, head) = (shared.trimmed(), shared.head());
+        let at = if from == Lsn::ZERO { first } else { from };
+        if at < first {
+            return Err(ReadError::Trimmed { lsn: at, first });
         }
-        if from > head {
-            return Err(ReadError::Ahead { lsn: from, head });
+        if at > head {
+            return Err(ReadError::Ahead { lsn: at, head });
         }
-        let found = shared.list().iter().rev().find(|segment| segment.base <= from).cloned();
-        let Some(segment) = found else {
-            return Err(ReadError::Trimmed { lsn: from, first: shared.trimmed() });
-        };
-        let mut walk = open(&shared, &segment, from)?;
-        let (last, end, head) = shared.tail_now();
-        if from == head && last.base == segment.base {
-            // Nothing to search: the usual place of one who follows.
-            walk.skip_to(end);
-            return Ok(Reader { shared, at: from, segment, walk });
-        }
-        let mut reader = Reader { shared, at: segment.base, segment, walk };
-        while reader.at < from {
-            match reader.next() {
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                // Damage below `from` is behind the caller.
-                Err(ReadError::Damaged { resume_at, .. }) if resume_at <= from => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(reader)
+        Ok(Reader { shared, at, place: None })
     }
 
     /// The next record, or `None` when the reader has caught up with the head.
     ///
     /// After [`ReadError::Damaged`] the next call goes on behind the damage; after any other error it tries the same
-    /// position again.
+    /// position again: see [`Reader::skip_segment`].
     #[expect(clippy::should_implement_trait, reason = "an iterator that ends stays ended; this one does not")]
     pub fn next(&mut self) -> Result<Option<Record>, ReadError> {
         loop {
@@ -84,15 +73,33 @@ impl Reader {
             if self.at >= self.shared.head() {
                 return Ok(None);
             }
-            self.walk.set_end(self.segment.end.load(Ordering::Acquire));
-            match self.walk.step(self.at).map_err(|error| self.failed(error))? {
-                Step::Record(header, payload) => {
+            let mut place = match self.place.take() {
+                Some(place) => place,
+                None => self.look_up()?,
+            };
+            place.walk.set_end(place.segment.end.load(Ordering::Acquire));
+            let offset = place.walk.offset();
+            let step = place.walk.step(self.at);
+            if offset >= place.indexed + STRIDE_BYTES && matches!(step, Ok(Step::Record(..))) {
+                self.shared.index.add(place.segment.base, self.at, offset);
+                place.indexed = offset;
+            }
+            let place = self.place.insert(place);
+            match step {
+                Ok(Step::Record(header, payload)) => {
                     let lsn = self.at;
                     self.at = lsn.next();
                     return Ok(Some(Record { lsn, kind: header.kind, payload }));
                 }
-                Step::End => self.leave_segment()?,
-                Step::Bad(what) => return Err(self.pass_damage(what)),
+                Ok(Step::End) => {
+                    let next = self.shared.following(&place.segment);
+                    match next.filter(|next| next.base <= self.at || next.gap_before) {
+                        Some(next) => self.enter(next)?,
+                        None => return Err(self.pass_damage("its last records are missing")),
+                    }
+                }
+                Ok(Step::Bad(what)) => return Err(self.pass_damage(what)),
+                Err(source) => return Err(failed(&place.segment, source)),
             }
         }
     }
@@ -102,37 +109,77 @@ impl Reader {
         self.at
     }
 
-    /// Behind the last record of a segment, with more to come.
-    fn leave_segment(&mut self) -> Result<(), ReadError> {
-        match self.following() {
-            Some(next) if next.base <= self.at || next.gap_before => self.enter(next),
-            _ => Err(self.pass_damage("its last records are missing")),
+    /// Gives up what is left of this segment, after [`ReadError::Disk`]: the reader moves to the next segment, or to
+    /// the head. Gives where it stands then. The records in between are lost to it: everything is to be verified.
+    pub fn skip_segment(&mut self) -> Lsn {
+        self.place = None;
+        // The head first: a segment that begins later does not matter.
+        let head = self.shared.head();
+        let next = self.shared.list().iter().map(|segment| segment.base).find(|base| *base > self.at);
+        self.at = next.unwrap_or(head);
+        self.at
+    }
+
+    /// Opens the segment that holds this position and goes there.
+    fn look_up(&mut self) -> Result<Place, ReadError> {
+        let found = self.shared.list().iter().rev().find(|segment| segment.base <= self.at).cloned();
+        let Some(segment) = found else {
+            return Err(ReadError::Trimmed { lsn: self.at, first: self.shared.trimmed() });
+        };
+        let mut place = open(&self.shared, segment, self.at)?;
+        let start = (place.segment.base, SEGMENT_HEADER_BYTES);
+        let (mut lsn, offset) = self.shared.index.before(place.segment.base, self.at).unwrap_or(start);
+        place.walk.skip_to(offset);
+        place.indexed = offset;
+        while lsn < self.at {
+            let offset = place.walk.offset();
+            match place.walk.step(lsn).map_err(|source| failed(&place.segment, source))? {
+                Step::Record(..) => {
+                    if offset >= place.indexed + STRIDE_BYTES {
+                        self.shared.index.add(place.segment.base, lsn, offset);
+                        place.indexed = offset;
+                    }
+                    lsn = lsn.next();
+                }
+                Step::End => break,
+                Step::Bad(_) => {
+                    // Damage below the position is behind the caller.
+                    let whole = place.walk.find_whole(Lsn(self.at.0 - 1));
+                    if let Some((offset, _)) = whole.map_err(|source| failed(&place.segment, source))? {
+                        place.walk.skip_to(offset);
+                    }
+                    break;
+                }
+            }
         }
+        Ok(place)
     }
 
     /// Moves to the next whole record and tells what lies between. If that fails, tells why and stays.
     fn pass_damage(&mut self, what: &'static str) -> ReadError {
-        let (lsn, path) = (self.at, self.segment.path.clone());
-        let passed = match self.walk.find_whole(lsn).map_err(|error| self.failed(error)) {
-            Ok(Some((offset, header))) => {
-                self.walk.skip_to(offset);
-                self.at = header.lsn;
-                Ok(())
-            }
-            Ok(None) => match self.following() {
-                Some(next) => self.enter(next),
-                None => self.go_to_head(),
-            },
-            Err(error) => Err(error),
+        let Some(place) = &mut self.place else {
+            return ReadError::Trimmed { lsn: self.at, first: self.shared.trimmed() };
         };
-        match passed {
-            Ok(()) => ReadError::Damaged { lsn, resume_at: self.at, path, what },
-            Err(error) => error,
+        let (lsn, path) = (self.at, place.segment.path.clone());
+        match place.walk.find_whole(lsn) {
+            Ok(Some((offset, header))) => {
+                place.walk.skip_to(offset);
+                self.at = header.lsn;
+            }
+            Ok(None) => match self.shared.following(&place.segment) {
+                Some(next) => {
+                    if let Err(error) = self.enter(next) {
+                        return error;
+                    }
+                }
+                None => {
+                    self.place = None;
+                    self.at = self.shared.head();
+                }
+            },
+            Err(source) => return failed(&place.segment, source),
         }
-    }
-
-    fn following(&self) -> Option<Arc<Segment>> {
-        self.shared.list().iter().find(|segment| segment.base > self.segment.base).cloned()
+        ReadError::Damaged { lsn, resume_at: self.at, path, what }
     }
 
     fn enter(&mut self, next: Arc<Segment>) -> Result<(), ReadError> {
@@ -140,39 +187,26 @@ impl Reader {
         if first > self.at {
             return Err(ReadError::Trimmed { lsn: self.at, first });
         }
-        self.walk = open(&self.shared, &next, self.at)?;
-        self.at = self.at.max(next.base);
-        self.segment = next;
+        let base = next.base;
+        self.place = Some(open(&self.shared, next, self.at)?);
+        self.at = self.at.max(base);
         Ok(())
-    }
-
-    fn go_to_head(&mut self) -> Result<(), ReadError> {
-        let (segment, end, head) = self.shared.tail_now();
-        self.walk = open(&self.shared, &segment, head)?;
-        self.walk.skip_to(end);
-        self.at = head;
-        self.segment = segment;
-        Ok(())
-    }
-
-    fn failed(&self, source: io::Error) -> ReadError {
-        ReadError::Disk { path: self.segment.path.clone(), source }
     }
 }
 
 impl Shared {
-    /// The last segment, where it ends, and the head: all of one moment.
-    fn tail_now(&self) -> (Arc<Segment>, u64, Lsn) {
-        let tail = self.tail.lock();
-        (Arc::clone(&tail.segment), tail.end, self.head())
+    fn following(&self, segment: &Segment) -> Option<Arc<Segment>> {
+        self.list().iter().find(|other| other.base > segment.base).cloned()
     }
 }
 
 /// Opens a segment for one who stands at `at`.
-fn open(shared: &Shared, segment: &Segment, at: Lsn) -> Result<Walk, ReadError> {
+fn open(shared: &Shared, segment: Arc<Segment>, at: Lsn) -> Result<Place, ReadError> {
     match File::open(&segment.path) {
         Ok(file) => {
-            Ok(Walk::new(shared.disk.clone(), file, shared.seed, segment.end.load(Ordering::Acquire)))
+            let end = segment.end.load(Ordering::Acquire);
+            let walk = Walk::new(shared.disk.clone(), file, shared.seed, end);
+            Ok(Place { segment, walk, indexed: SEGMENT_HEADER_BYTES })
         }
         Err(source) => {
             // A trim that is under way has deleted the file and says so only when it is done.
@@ -180,8 +214,12 @@ fn open(shared: &Shared, segment: &Segment, at: Lsn) -> Result<Walk, ReadError> 
             let first = shared.trimmed();
             match source.kind() {
                 io::ErrorKind::NotFound if first > at => Err(ReadError::Trimmed { lsn: at, first }),
-                _ => Err(ReadError::Disk { path: segment.path.clone(), source }),
+                _ => Err(failed(&segment, source)),
             }
         }
     }
+}
+
+fn failed(segment: &Segment, source: io::Error) -> ReadError {
+    ReadError::Disk { path: segment.path.clone(), source }
 }

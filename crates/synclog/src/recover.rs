@@ -63,6 +63,8 @@ pub(crate) struct Kept {
     pub(crate) path: PathBuf,
     pub(crate) header: SegmentHeader,
     pub(crate) end: u64,
+    /// It was set aside, and there was no space for an empty one in its place.
+    gone: bool,
 }
 
 /// A segment file and its header, if that can be used.
@@ -205,7 +207,7 @@ impl Recoverer<'_> {
         let last = candidates.len().saturating_sub(1);
         for (nth, Candidate { base, path, header, end }) in candidates.into_iter().enumerate() {
             if let Some(header) = header.filter(|header| header.id == self.id && header.base == base) {
-                let mut segment = Kept { path, header, end };
+                let mut segment = Kept { path, header, end, gone: false };
                 if std::mem::take(&mut hole) {
                     self.flag_gap(&mut segment)?;
                 }
@@ -324,6 +326,7 @@ impl Recoverer<'_> {
                 break;
             }
         }
+        kept.retain(|segment| !segment.gone);
         Ok(head)
     }
 

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use crate::Lsn;
 use crate::error::TrimError;
-use crate::format::SEGMENT_HEADER_BYTES;
 use crate::level::Level;
 use crate::log::{Segment, Shared};
 use crate::maker::Spare;
@@ -70,8 +69,12 @@ impl Shared {
     /// Begins a segment if the last one holds nothing but what is below `upto`, and if a spare is there.
     fn leave_full_segment(&self, upto: Lsn) -> bool {
         let Some(mut tail) = self.tail.lock_within(self.config.hang_after) else { return false };
-        let empty = tail.end <= SEGMENT_HEADER_BYTES;
-        if tail.closed || empty || upto < self.head() || self.healthy().is_err() {
+        if tail.closed
+            || tail.last.is_none()
+            || tail.is_empty()
+            || upto < self.head()
+            || self.healthy().is_err()
+        {
             return false;
         }
         match std::mem::replace(&mut tail.spare, Spare::Wanted) {

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{fill, open, payload, read, read_through, scratch, segments, small};
-use synclog::{AppendError, Call, Config, Cursor, CursorError, CursorSync, Faults, Lsn, SyncLog, Verdict};
+use synclog::{
+    AppendError, Call, Config, Cursor, CursorError, CursorSync, Faults, Lsn, ReadError, SyncLog, Verdict,
+};
 
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
@@ -264,6 +266,40 @@ fn on_a_full_disk() {
     read(&log, Lsn::ZERO).unwrap();
     log.trim(log.cursor().unwrap().applied).unwrap();
     log.append(0, &[b"goes on"]).unwrap();
+}
+
+/// Whoever gives up on a segment that the disk does not give out goes on behind it.
+#[test]
+fn a_segment_that_cannot_be_read_can_be_skipped() {
+    let dir = scratch();
+    let judge = Judge::default();
+    let config = judge.config(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 100, 100);
+    let mut reader = log.reader(Lsn(5)).unwrap();
+    judge.set(&[(Call::Read, Verdict::Fail(EIO))]);
+    for _ in 0..3 {
+        assert!(matches!(reader.next(), Err(ReadError::Disk { .. })));
+        assert_eq!(reader.position(), Lsn(5));
+    }
+    let second = reader.skip_segment();
+    judge.set(&[]);
+    assert!(second > Lsn(5) && second < Lsn(100), "{second}");
+    let mut read = 0;
+    while let Some(record) = reader.next().unwrap() {
+        assert_eq!(record.lsn, Lsn(second.0 + read));
+        read += 1;
+    }
+    assert_eq!(second.0 + read, 101);
+    // The last segment has none behind it: the head is next.
+    let mut reader = log.reader(Lsn(100)).unwrap();
+    judge.set(&[(Call::Read, Verdict::Fail(EIO))]);
+    assert!(reader.next().is_err());
+    assert_eq!(reader.skip_segment(), Lsn(101));
+    judge.set(&[]);
+    assert_eq!(reader.next().unwrap(), None);
+    fill(&log, 1, 100);
+    assert_eq!(reader.next().unwrap().unwrap().lsn, Lsn(101));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
 use super::{Kept, Recoverer};
-use crate::error::OpenError;
+use crate::error::{OpenError, is_full};
 use crate::folder::{Aside, disk};
 use crate::format::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
@@ -31,8 +31,18 @@ impl Recoverer<'_> {
                 // The file goes as a whole; the one that takes its place has no records.
                 let header = SegmentHeader { gap_before: true, ..segment.header };
                 self.set_aside(&path, segment.end, why)?;
-                let empty = self.disk.create(&path).map_err(&failed)?;
-                self.disk.write(&empty, &[IoSlice::new(&header.encode())], 0).map_err(&failed)?;
+                let made = self
+                    .disk
+                    .create(&path)
+                    .and_then(|empty| self.disk.write(&empty, &[IoSlice::new(&header.encode())], 0));
+                match made {
+                    // The segment behind is flagged, or the one that is made next, or the cursor.
+                    Err(error) if is_full(&error) => {
+                        self.disk.remove(&path).map_err(&failed)?;
+                        segment.gone = true;
+                    }
+                    other => other.map_err(&failed)?,
+                }
                 segment.end = SEGMENT_HEADER_BYTES;
                 return Ok(());
             }
