@@ -29,6 +29,12 @@ pub enum OpenError {
         /// What they should be.
         should: u32,
     },
+    /// There is nothing to look at.
+    #[error("no sync log is in {}: name the folder that has the `.seg` files", dir.display())]
+    NotALog {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// A newer dualsync wrote this; nothing was touched.
     #[error(
         "{} is of log format {version}, this program reads up to {}: start the newer program, let it empty the log, and only then go back",

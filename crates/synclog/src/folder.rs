@@ -46,6 +46,27 @@ pub(crate) struct Listing {
     pub(crate) damaged: Vec<PathBuf>,
 }
 
+impl Listing {
+    pub(crate) fn read(dir: &Path) -> Result<Listing, OpenError> {
+        let failed = disk("list", dir);
+        let mut listing = Listing::default();
+        for entry in fs::read_dir(dir).map_err(&failed)? {
+            let path = entry.map_err(&failed)?.path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("seg") => listing.segments.extend(base_of(&path).map(|base| (base, path))),
+                Some("torn") => listing.torn.push(path),
+                Some("damaged") => listing.damaged.push(path),
+                _ => {}
+            }
+        }
+        listing.segments.sort();
+        let made =
+            |path: &PathBuf| fs::metadata(path).map_or((0, 0), |meta| (meta.mtime(), meta.mtime_nsec()));
+        listing.torn.sort_by_cached_key(made);
+        Ok(listing)
+    }
+}
+
 /// Why bytes were set aside; the file's extension.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Aside {
@@ -96,34 +117,17 @@ impl Folder {
         &self.handle
     }
 
+    /// What lies in the folder; files that others could read are refused.
     pub(crate) fn list(&self) -> Result<Listing, OpenError> {
-        let failed = disk("list", &self.path);
-        let mut listing = Listing::default();
-        for entry in fs::read_dir(&self.path).map_err(&failed)? {
-            let path = entry.map_err(&failed)?.path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("seg") => {
-                    if let Some(base) = base_of(&path) {
-                        refuse_too_open(&path, 0o600)?;
-                        listing.segments.push((base, path));
-                    }
-                }
-                Some("torn") => {
-                    refuse_too_open(&path, 0o600)?;
-                    listing.torn.push(path);
-                }
-                Some("damaged") => {
-                    refuse_too_open(&path, 0o600)?;
-                    listing.damaged.push(path);
-                }
-                _ if path == self.spare() => refuse_too_open(&path, 0o600)?,
-                _ => {}
-            }
+        let listing = Listing::read(&self.path)?;
+        let segments = listing.segments.iter().map(|(_, path)| path);
+        for path in segments.chain(&listing.torn).chain(&listing.damaged) {
+            refuse_too_open(path, 0o600)?;
         }
-        listing.segments.sort();
-        let made =
-            |path: &PathBuf| fs::metadata(path).map_or((0, 0), |meta| (meta.mtime(), meta.mtime_nsec()));
-        listing.torn.sort_by_cached_key(made);
+        let spare = self.spare();
+        if spare.exists() {
+            refuse_too_open(&spare, 0o600)?
+        }
         Ok(listing)
     }
 

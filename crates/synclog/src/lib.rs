@@ -7,6 +7,7 @@
 //! - one process per folder; any number of threads append, any number of [`Reader`]s follow
 //! - [`SyncLog::level`] says how near the log is to its bounds; it appends for as long as the disk lets it
 //! - [`SyncLog::note`] keeps short notes where no record can be appended: on a full disk, in a file made ahead
+//! - [`LogView`] looks into a folder that another process may have open
 //!
 //! Folder: `<first Lsn, 16 hex>.seg`, `cursor`, `reserve` (the notes), `LOCK`, `spare` (the next segment, made ahead), and what recovery
 //! set aside (`*.torn`, `*.damaged`). Files are 0600, the folder 0700. The bytes are described in `format.rs`.
@@ -31,6 +32,7 @@ mod recover;
 mod reserve;
 mod sync;
 mod trim;
+mod view;
 mod walk;
 
 pub use config::{Config, Durability};
@@ -42,6 +44,7 @@ pub use log::{Stats, SyncLog};
 pub use reader::{Reader, Record};
 pub use recover::Recovery;
 pub use reserve::{NoteLsn, Noted, Notes};
+pub use view::{Fault, LogView, SegmentView, Verified, ViewReader};
 
 use std::fmt;
 

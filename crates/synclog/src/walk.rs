@@ -4,7 +4,7 @@
 //! - a payload is a slice of what was read, not a copy
 //! - nothing larger than what lies before that end is ever allocated, whatever a length field says
 //!
-//! Used by recovery and by readers.
+//! Used by recovery, readers and views.
 
 use std::fs::File;
 use std::io;
@@ -46,6 +46,11 @@ impl Walk {
 
     pub(crate) fn set_end(&mut self, end: u64) {
         self.end = end;
+    }
+
+    /// Reads anew what it needs next: the file may have changed.
+    pub(crate) fn forget(&mut self) {
+        self.chunk = Bytes::new();
     }
 
     pub(crate) fn skip_to(&mut self, offset: u64) {

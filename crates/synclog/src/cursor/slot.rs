@@ -41,14 +41,18 @@ pub(crate) struct Loaded {
 
 /// Reads both slots.
 pub(crate) fn load(disk_calls: &Disk, path: &Path) -> Result<Loaded, OpenError> {
-    let mut loaded = Loaded::default();
     if !path.exists() {
-        return Ok(loaded);
+        return Ok(Loaded::default());
     }
     refuse_too_open(path, 0o600)?;
     let failed = disk("read", path);
     let file = disk_calls.open(path).map_err(&failed)?;
-    let bytes = disk_calls.read(&file, 0, 2 * SLOT_BYTES).map_err(&failed)?;
+    newest(path, &disk_calls.read(&file, 0, 2 * SLOT_BYTES).map_err(&failed)?)
+}
+
+/// The slot that counts, of a file's bytes.
+pub(crate) fn newest(path: &Path, bytes: &[u8]) -> Result<Loaded, OpenError> {
+    let mut loaded = Loaded::default();
     let mut torn = false;
     for (nth, block) in bytes.chunks(SLOT_BYTES).enumerate() {
         match Slot::decode(block) {

@@ -5,11 +5,14 @@
 //! 128 KiB: notes, then zeros. A note: len u32, crc u32 (over len, number and payload, seeded with the log id),
 //! number u64 (ascending), payload, padded with zeros to a multiple of 8.
 
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
+use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::format::{BlockFault, LogId, VERSION, array, open_block, seal_block};
+use crate::error::OpenError;
+use crate::format::{self, BlockFault, LogId, VERSION, array, open_block, seal_block};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -47,6 +50,25 @@ impl Header {
             cleared: u64::from_le_bytes(array(bytes, 32)),
         })
     }
+}
+
+/// What the file says, of its bytes: the notes that count, and whether everything does.
+pub(crate) fn read(file: &Bytes, id: &LogId, path: &Path) -> Result<(Vec<Bytes>, bool), OpenError> {
+    let header = match Header::decode(file) {
+        Ok(header) if header.id == *id && file.len() == FILE_BYTES => header,
+        Err(BlockFault::Newer(version)) => return Err(OpenError::Newer { path: path.to_owned(), version }),
+        Ok(_) | Err(BlockFault::Damaged) => return Ok((Vec::new(), true)),
+    };
+    let mut everything = header.everything;
+    let mut notes = BTreeMap::new();
+    for half in (0..2).filter(|half| !header.wiping[*half]) {
+        let scanned = scan(&file.slice(half_range(half)), format::seed(id));
+        everything |= scanned.damaged;
+        notes.extend(scanned.notes.into_iter().filter(|(number, _)| *number >= header.cleared));
+    }
+    let mut seen = HashSet::new();
+    let notes = notes.into_values().filter(|note| seen.insert(note.clone()));
+    Ok((notes.collect(), everything))
 }
 
 /// What a half holds.

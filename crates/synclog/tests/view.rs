@@ -1,0 +1,180 @@
+//! Looking into a folder: a live log, a copy, a damaged one; nothing is changed.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use common::{crash_copy, cut_to, fill, flip, len, open, payload, scratch, segments, small};
+use synclog::{Cursor, CursorSync, LogView, Lsn, OpenError, ReadError, Record, ViewReader};
+
+fn all(reader: &mut ViewReader) -> Vec<Record> {
+    std::iter::from_fn(|| reader.next().unwrap()).collect()
+}
+
+/// Names, times and bytes of all that is in a folder.
+fn state(dir: &Path) -> BTreeMap<String, (SystemTime, Vec<u8>)> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(|entry| {
+            let changed = entry.metadata().unwrap().modified().unwrap();
+            (entry.file_name().into_string().unwrap(), (changed, fs::read(entry.path()).unwrap()))
+        })
+        .collect()
+}
+
+#[test]
+fn a_view_tells_all_and_changes_nothing() {
+    let dir = scratch();
+    let config = small(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 100, 200);
+    log.store_cursor(&Cursor { applied: Lsn(40), data: b"here".to_vec() }, CursorSync::Now).unwrap();
+    log.trim(Lsn(40)).unwrap();
+    log.note(b"one").unwrap();
+    log.note(b"two").unwrap();
+    log.clear_notes(log.notes().upto).unwrap();
+    log.note(b"three").unwrap();
+    let copy = dir.path().join("copy");
+    crash_copy(&config.dir, &copy);
+    let stats = log.stats();
+
+    for (place, about) in [(&config.dir, "live"), (&copy, "copy")] {
+        if about == "copy" {
+            // A copy may be anybody's, and read-only.
+            for entry in fs::read_dir(place).unwrap() {
+                fs::set_permissions(entry.unwrap().path(), fs::Permissions::from_mode(0o444)).unwrap();
+            }
+            fs::set_permissions(place, fs::Permissions::from_mode(0o555)).unwrap();
+        }
+        let before = state(place);
+        let view = LogView::open(place).unwrap();
+        assert_eq!((view.id, view.first(), view.head()), (log.id(), stats.first, stats.head), "{about}");
+        assert_eq!(view.segments.len(), stats.segments);
+        assert_eq!(view.segments.iter().map(|segment| segment.bytes).sum::<u64>(), stats.bytes);
+        assert!(view.segments.windows(2).all(|pair| pair[0].end == Some(pair[1].base)));
+        assert!(view.segments.iter().all(|segment| segment.fault.is_none() && segment.created_ms > 0));
+        assert_eq!(view.cursor, log.cursor());
+        assert!(!view.closed && view.durable >= Lsn(40));
+        assert_eq!((&view.notes[..], view.noted_everything), (&log.notes().notes[..], false));
+        for from in [0, stats.first.0, 50, 77, 100, 101] {
+            let records = all(&mut view.records(Lsn(from)));
+            let first = from.max(stats.first.0);
+            assert_eq!(records.len() as u64, 101 - first, "{about} from {from}");
+            assert!(records.iter().zip(first..).all(|(record, lsn)| {
+                record.lsn == Lsn(lsn) && record.payload == payload(lsn, 200) && record.kind == lsn as u8
+            }));
+        }
+        assert!(
+            matches!(view.records(Lsn(1)).next(), Err(ReadError::Trimmed { first, .. }) if first == stats.first)
+        );
+        let verified = view.verify(|fault| panic!("{about}: {fault:?}"));
+        assert_eq!((verified.records, verified.faults, verified.torn_bytes), (stats.records, 0, 0));
+        assert_eq!(verified.bytes + 64 * stats.segments as u64, stats.bytes);
+        assert!(state(place) == before, "{about} was changed");
+    }
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o700)).unwrap();
+    log.close().unwrap();
+    assert!(LogView::open(&config.dir).unwrap().closed);
+}
+
+#[test]
+fn each_bad_place_is_told_and_passed() {
+    let dir = scratch();
+    let config = small(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 100, 200);
+    drop(log);
+    let files = segments(&config.dir);
+    flip(&files[0], 64 + 10); // a header
+    flip(&files[1], 64 + 40); // a payload
+    flip(&files[1], 2000);
+    cut_to(&files[2], len(&files[2]) - 100);
+    flip(&files[3], 20); // the segment's own header
+    fs::remove_file(&files[4]).unwrap();
+    let last = files.last().unwrap();
+    cut_to(last, len(last) - 5);
+    let view = LogView::open(&config.dir).unwrap();
+    let mut faults = vec![];
+    let verified = view.verify(|fault| faults.push(fault));
+    let places: Vec<_> = faults
+        .iter()
+        .map(|fault| (files.iter().position(|file| *file == fault.path).unwrap(), fault.lsn.0))
+        .collect();
+    // 17 records fit into a segment.
+    assert_eq!(places, [(0, 1), (1, 18), (1, 26), (2, 51), (3, 52), (5, 69)], "{faults:#?}");
+    assert_eq!(verified.faults, 6);
+    assert!(verified.torn_bytes > 0, "{verified:?}");
+
+    let (mut records, mut damage) = (vec![], vec![]);
+    let mut reader = view.records(Lsn::ZERO);
+    loop {
+        match reader.next() {
+            Ok(Some(record)) => records.push(record),
+            Ok(None) => break,
+            Err(ReadError::Damaged { lsn, resume_at, .. }) => damage.push((lsn.0, resume_at.0)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(damage, [(1, 2), (18, 19), (26, 27), (51, 52), (69, 86)], "{damage:?}");
+    assert_eq!(records.len() as u64, verified.records);
+    assert!(records.iter().all(|record| record.payload == payload(record.lsn.0, 200)));
+}
+
+#[test]
+fn a_view_follows_a_log_that_is_appended_and_trimmed() {
+    let dir = scratch();
+    let config = small(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 1, 100);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..200 {
+                fill(&log, 20, 100);
+                if round % 10 == 9 {
+                    let applied = Lsn(log.head().0 - 50);
+                    log.store_cursor(&Cursor { applied, data: vec![] }, CursorSync::Now).unwrap();
+                    log.trim(applied).unwrap();
+                }
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        let mut reader = LogView::open(&config.dir).unwrap().records(Lsn::ZERO);
+        let (mut read, mut expected, mut verified) = (0, 0, 0);
+        loop {
+            let last_time = done.load(Ordering::SeqCst);
+            match reader.next() {
+                Ok(Some(record)) => {
+                    assert!(expected == 0 || record.lsn == Lsn(expected), "{} for {expected}", record.lsn);
+                    assert_eq!(record.payload, payload(record.lsn.0, 100));
+                    expected = record.lsn.0 + 1;
+                    read += 1;
+                }
+                Ok(None) if last_time => break,
+                Ok(None) => std::thread::yield_now(),
+                Err(ReadError::Trimmed { first, .. }) => expected = first.0,
+                Err(error) => panic!("{error}"),
+            }
+            if read % 100 == 99 {
+                let view = LogView::open(&config.dir).unwrap();
+                verified += view.verify(|fault| panic!("{fault:?}")).records;
+            }
+        }
+        assert_eq!(expected, log.head().0);
+        assert!(read > 50 && verified > 0, "{read} {verified}");
+    });
+}
+
+#[test]
+fn what_is_no_log_or_a_newer_one_is_refused() {
+    let dir = scratch();
+    assert!(matches!(LogView::open(dir.path()), Err(OpenError::NotALog { .. })));
+    let error = LogView::open(dir.path().join("nowhere")).unwrap_err().to_string();
+    assert!(error.contains("nowhere"), "{error}");
+}
