@@ -1,4 +1,5 @@
-//! Every file call that changes the log goes through here, so that tests can let any of them fail.
+//! Every file call that changes the log goes through here, so that tests can let any of them fail, and can know what a
+//! disk may hold after a power loss.
 //!
 //! - a write is whole or an error; a short one counts as a full disk, which is what it means on a regular file
 //! - files are made with mode 0600
@@ -8,7 +9,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,14 +50,50 @@ pub enum Verdict {
     Short(usize),
 }
 
+/// A change to the folder, told once it is made; a sync is told when it begins, too. Files go by their inode.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the fields are those of the calls")]
+pub enum Change<'a> {
+    /// A file got its first name.
+    Created { file: u64, path: &'a Path },
+    /// Bytes were written.
+    Written { file: u64, offset: u64, slices: &'a [IoSlice<'a>] },
+    /// A file was cut or made longer.
+    Truncated { file: u64, len: u64 },
+    /// What the file holds now will be on disk once this has ended.
+    SyncBegins { file: u64 },
+    /// It is.
+    Synced { file: u64 },
+    /// The folder's names, as they are now, will be on disk once this has ended.
+    DirSyncBegins,
+    /// They are.
+    DirSynced,
+    /// A file got another name, which another file may have had.
+    Renamed { from: &'a Path, to: &'a Path },
+    /// A name is gone.
+    Removed { path: &'a Path },
+}
+
 /// A judge over file calls: lets tests fail any of them.
 #[derive(Clone)]
-pub struct Faults(Arc<dyn Fn(Call) -> Verdict + Send + Sync>);
+pub struct Faults {
+    judge: Arc<dyn Fn(Call) -> Verdict + Send + Sync>,
+    witness: Option<Witness>,
+}
+
+type Witness = Arc<dyn Fn(Change<'_>) + Send + Sync>;
 
 impl Faults {
     /// Asks `judge` before every call.
     pub fn new(judge: impl Fn(Call) -> Verdict + Send + Sync + 'static) -> Faults {
-        Faults(Arc::new(judge))
+        Faults { judge: Arc::new(judge), witness: None }
+    }
+
+    /// Tells `witness` of every change that is made, before the call returns.
+    pub fn with_witness(mut self, witness: impl Fn(Change<'_>) + Send + Sync + 'static) -> Faults {
+        self.witness = Some(Arc::new(witness));
+        self
     }
 }
 
@@ -79,7 +116,9 @@ impl Disk {
     /// Makes a file that must not be there yet.
     pub(crate) fn create(&self, path: &Path) -> io::Result<File> {
         self.ask(Call::Create)?;
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        self.tell(Some(&file), |file| Change::Created { file, path });
+        Ok(file)
     }
 
     /// Opens a file for reading and writing.
@@ -109,6 +148,7 @@ impl Disk {
             }
         };
         if written == wanted {
+            self.tell(Some(file), |file| Change::Written { file, offset, slices });
             return Ok(());
         }
         let text = format!("only {written} of {wanted} bytes were written");
@@ -134,25 +174,35 @@ impl Disk {
 
     pub(crate) fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
         self.ask(Call::Truncate)?;
-        file.set_len(len)
+        file.set_len(len)?;
+        self.tell(Some(file), |file| Change::Truncated { file, len });
+        Ok(())
     }
 
     /// Waits until the file's bytes and length are on disk.
     pub(crate) fn sync_file(&self, file: &File) -> io::Result<()> {
         self.ask(Call::SyncFile)?;
-        file.sync_data()
+        self.tell(Some(file), |file| Change::SyncBegins { file });
+        file.sync_data()?;
+        self.tell(Some(file), |file| Change::Synced { file });
+        Ok(())
     }
 
     /// Waits until the folder's names are on disk.
     pub(crate) fn sync_dir(&self, dir: &File) -> io::Result<()> {
         self.ask(Call::SyncDir)?;
-        dir.sync_all()
+        self.tell(None, |_| Change::DirSyncBegins);
+        dir.sync_all()?;
+        self.tell(None, |_| Change::DirSynced);
+        Ok(())
     }
 
     /// Gives a file its name; a file that has it already is replaced.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.ask(Call::Rename)?;
-        fs::rename(from, to)
+        fs::rename(from, to)?;
+        self.tell(None, |_| Change::Renamed { from, to });
+        Ok(())
     }
 
     /// Deletes a file; one that is not there is no error.
@@ -160,16 +210,23 @@ impl Disk {
         self.ask(Call::Remove)?;
         match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+            other => other.inspect(|()| self.tell(None, |_| Change::Removed { path })),
         }
     }
 
     /// `Some(bytes)` for a write that is to stop early.
     fn ask(&self, call: Call) -> io::Result<Option<usize>> {
-        match self.faults.as_ref().map_or(Verdict::Pass, |faults| (faults.0)(call)) {
+        match self.faults.as_ref().map_or(Verdict::Pass, |faults| (faults.judge)(call)) {
             Verdict::Pass => Ok(None),
             Verdict::Fail(errno) => Err(io::Error::from_raw_os_error(errno)),
             Verdict::Short(bytes) => Ok(Some(bytes)),
+        }
+    }
+
+    fn tell<'a>(&self, file: Option<&File>, change: impl FnOnce(u64) -> Change<'a>) {
+        if let Some(witness) = self.faults.as_ref().and_then(|faults| faults.witness.as_ref()) {
+            let inode = file.and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.ino());
+            witness(change(inode));
         }
     }
 }

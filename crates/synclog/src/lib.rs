@@ -37,7 +37,7 @@ mod walk;
 
 pub use config::{Config, Durability};
 pub use cursor::{CURSOR_DATA_MAX, Cursor, CursorSync};
-pub use disk::{Call, Faults, Verdict};
+pub use disk::{Call, Change, Faults, Verdict};
 pub use error::{AppendError, CursorError, NoteError, OpenError, Poisoned, ReadError, TrimError};
 pub use level::{Bound, Fill, Level};
 pub use log::{Stats, SyncLog};

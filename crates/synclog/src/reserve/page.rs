@@ -92,7 +92,7 @@ pub(crate) fn scan(half: &Bytes, seed: u32) -> Scanned {
         scanned.notes.push((number, note));
         scanned.end += bytes;
     }
-    scanned.damaged = half[scanned.end..].iter().any(|byte| *byte != 0);
+    scanned.damaged = half[scanned.end..].chunks(ZEROS.len()).any(|bytes| *bytes != ZEROS[..bytes.len()]);
     scanned
 }
 
@@ -144,6 +144,7 @@ pub(crate) const FILE_BYTES: usize = HALVES_AT + 2 * HALF_BYTES;
 /// The header has a page for itself: nothing else is written along with it.
 const HALVES_AT: usize = 4096;
 const NOTE_HEADER_BYTES: usize = 16;
+const ZEROS: [u8; 4096] = [0; 4096];
 const MAGIC: [u8; 8] = *b"dsnotes\0";
 const FLAG_EVERYTHING: u16 = 1;
 const FLAG_WIPING: [u16; 2] = [2, 4];
