@@ -4,7 +4,6 @@
 //! Shutdown: the proxy takes no more connections and its sessions come to an end; the replicator parks at its
 //! checkpoint; the log is synced and closed; the admin port ends last. Each step has a deadline.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,17 +12,18 @@ use anyhow::{Context as _, bail};
 use capture::{Capture, Pattern};
 use futures_util::future::join_all;
 use prometheus::Registry;
-use proxy::{Listener, Watch};
+use proxy::{Listener, ServerTls, Watch};
 use record::Namespace;
 use replicator::{Filter, Miss, Orphan, Pending, Replicator};
 use synclog::SyncLog;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{AtlasConfig, Config, Durability, ListenerConfig};
+use crate::config::{AtlasConfig, Config, Durability};
+use crate::doors::{self, Doors};
 use crate::program::{Program, Sync};
 
 /// How long the replicator may take to finish its batch.
@@ -38,10 +38,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// Runs until a signal, or until a part that nothing works without has died.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let registry = Registry::new();
-    refuse_open_door(&config).await?;
+    let doors = Doors::read(&config)?;
+    doors::refuse_open(&config).await?;
     let (sync, replicator) = match config.sync_enabled() {
         true => {
-            let (sync, replicator) = build_sync(&config, &registry).await?;
+            let (sync, replicator) = build_sync(&config, &doors, &registry).await?;
             (Some(sync), Some(replicator))
         }
         false => {
@@ -58,29 +59,15 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         entries: sync.pending.appended.clone(),
     });
     let metrics = proxy::Metrics::register(&registry)?;
-    let listeners = bind(&config, watch, metrics).await.context("open the proxy's port")?;
-    let listen: Vec<_> = listeners.iter().map(Listener::local_addr).collect();
+    let tls = doors.tls.clone();
+    let listeners = doors.open(&config, watch, metrics).await.context("open the proxy's port")?;
+    let listen: Vec<_> = listeners.iter().map(|listener| listener.place().to_string()).collect();
     let program = Arc::new(Program::new(config, sync, &registry)?);
     let admin = admin::Admin::bind(program.admin_config(), program.clone(), registry.clone())
         .await
         .context("open the admin port")?;
-    info!(version = env!("CARGO_PKG_VERSION"), proxy = %shown(&listen), admin = %admin.local_addr(), "dualsync listens");
-    Running::start(program, listeners, replicator, admin, orphan_inbox).await
-}
-
-/// Takes the proxy's port, or one for each member of a replica set.
-async fn bind(
-    config: &Config,
-    watch: Option<Watch>,
-    metrics: proxy::Metrics,
-) -> anyhow::Result<Vec<Listener>> {
-    let mut settings = proxy_configs(config)?.into_iter();
-    let first = settings.next().context("there is no listener")?;
-    let mut listeners = vec![Listener::bind(first, watch, metrics).await?];
-    for next in settings {
-        listeners.push(listeners[0].beside(next).await?);
-    }
-    Ok(listeners)
+    info!(version = env!("CARGO_PKG_VERSION"), proxy = %listen.join(", "), admin = %admin.local_addr(), "dualsync listens");
+    Running::start(program, listeners, tls, replicator, admin, orphan_inbox).await
 }
 
 /// Runs all listeners until `shutdown`; they drain at the same time.
@@ -88,12 +75,12 @@ async fn serve(listeners: Vec<Listener>, shutdown: CancellationToken) {
     join_all(listeners.into_iter().map(|listener| listener.run(shutdown.clone()))).await;
 }
 
-fn shown(listen: &[SocketAddr]) -> String {
-    listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
 /// Opens the log and prepares the replicator; nothing runs yet.
-async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Sync, Replicator)> {
+async fn build_sync(
+    config: &Config,
+    doors: &Doors,
+    registry: &Registry,
+) -> anyhow::Result<(Sync, Replicator)> {
     let AtlasConfig { uri: Some(atlas) } = &config.atlas else {
         bail!("sync.enabled is true, but atlas.uri is not set: set MONGODB_ATLAS_URI");
     };
@@ -116,7 +103,7 @@ async fn build_sync(config: &Config, registry: &Registry) -> anyhow::Result<(Syn
     let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect();
     let settings = replicator::Config {
         source_uri: config.local.uri.expose().to_owned(),
-        upstreams: upstreams(config),
+        dials: doors.dials(),
         target_uri: atlas.expose().to_owned(),
         log_id: log.id().iter().map(|byte| format!("{byte:02x}")).collect(),
         dir: config.log.dir.clone(),
@@ -156,6 +143,7 @@ fn take_misses(capture: &Capture) -> Vec<Miss> {
 /// The tasks of a running program.
 struct Running {
     program: Arc<Program>,
+    tls: Option<Arc<ServerTls>>,
     proxy: JoinHandle<()>,
     admin: JoinHandle<()>,
     replicator: Option<JoinHandle<()>>,
@@ -170,6 +158,7 @@ impl Running {
     async fn start(
         program: Arc<Program>,
         listeners: Vec<Listener>,
+        tls: Option<Arc<ServerTls>>,
         replicator: Option<Replicator>,
         admin: admin::Admin,
         orphans: mpsc::Receiver<capture::Orphan>,
@@ -180,26 +169,31 @@ impl Running {
             admin: tokio::spawn(admin.run(CancellationToken::clone(&stop_admin))),
             replicator: replicator.map(|it| tokio::spawn(it.run(CancellationToken::clone(&stop_replicator)))),
             orphans,
+            tls,
             program,
             stop_proxy,
             stop_replicator,
             stop_admin,
         };
         running.program.ready.store(true, Ordering::Release);
-        let ended = running.until_told().await;
-        running.stop().await;
-        ended
+        let mut signals = Signals::listen(running.tls.is_some())?;
+        let ended = running.until_told(&mut signals).await;
+        tokio::select! {
+            () = running.stop() => ended,
+            () = signals.end() => {
+                bail!("told to end a second time: what is under way is found by its marks at the next start")
+            }
+        }
     }
 
     /// Returns at a signal; an error when the proxy has died.
-    async fn until_told(&mut self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
+    async fn until_told(&mut self, signals: &mut Signals) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
-                _ = terminate.recv() => { info!("SIGTERM: ending in order"); return Ok(()) }
-                _ = interrupt.recv() => { info!("Ctrl-C: ending in order"); return Ok(()) }
+                _ = signals.terminate.recv() => { info!("SIGTERM: ending in order"); return Ok(()) }
+                _ = signals.interrupt.recv() => { info!("Ctrl-C: ending in order"); return Ok(()) }
+                () = told(&mut signals.hangup) => self.tls.iter().for_each(|tls| doors::reload(tls)),
                 Some(orphan) = self.orphans.recv() => self.program.hand_on(orphan),
                 _ = tick.tick() => self.program.tick(),
                 result = &mut self.proxy => {
@@ -242,53 +236,45 @@ impl Running {
     }
 }
 
+/// What the operator tells by signals.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    /// `reloads`: there is something to read again; else a terminal that closes ends the program, as ever.
+    fn listen(reloads: bool) -> anyhow::Result<Signals> {
+        let listen = |kind, name| signal(kind).with_context(|| format!("listen for {name}"));
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "Ctrl-C")?,
+            hangup: reloads.then(|| listen(SignalKind::hangup(), "SIGHUP")).transpose()?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Resolves at the signal; never where it is not listened for.
+async fn told(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
 /// Resolves when the task has ended by itself; never without one.
 async fn died(task: &mut Option<JoinHandle<()>>) -> Result<(), tokio::task::JoinError> {
     match task {
         Some(task) => task.await,
         None => std::future::pending().await,
-    }
-}
-
-/// A proxy beside mongod would give everybody who reaches it what mongod gives to its own host alone.
-async fn refuse_open_door(config: &Config) -> anyhow::Result<()> {
-    let listens = config.listens();
-    let Some(listen) = listens.iter().find(|listen| !listen.ip().to_canonical().is_loopback()) else {
-        return Ok(());
-    };
-    if config.proxy.allow_unauthenticated_remote {
-        warn!(%listen, "proxy.allow_unauthenticated_remote is set: whoever reaches the proxy may do what mongod allows without a password");
-        return Ok(());
-    }
-    if any_is_open(&servers(config))
-        .await
-        .context("ask the local mongod whether it wants authentication (the proxy listens beyond loopback)")?
-    {
-        bail!(
-            "proxy.listen {listen} is reachable from other hosts, and the local mongod takes commands without \
-             authentication: switch authentication on in mongod, or listen on 127.0.0.1, or set \
-             proxy.allow_unauthenticated_remote = true"
-        );
-    }
-    Ok(())
-}
-
-/// Whether one of the servers takes commands without authentication. Those that are away are not waited for, as long
-/// as one of them answers.
-async fn any_is_open(servers: &[(String, u16)]) -> anyhow::Result<bool> {
-    let asked =
-        servers.iter().map(|server| replicator::takes_unauthenticated_commands(std::slice::from_ref(server)));
-    let (mut closed, mut last_error) = (false, None);
-    for answer in join_all(asked).await {
-        match answer {
-            Ok(true) => return Ok(true),
-            Ok(false) => closed = true,
-            Err(error) => last_error = Some(error),
-        }
-    }
-    match last_error {
-        Some(error) if !closed => Err(error.into()),
-        _ => Ok(false),
     }
 }
 
@@ -299,60 +285,12 @@ fn log_config(config: &Config) -> synclog::Config {
     settings
 }
 
-fn durability(config: &Config) -> synclog::Durability {
+pub(crate) fn durability(config: &Config) -> synclog::Durability {
     match config.log.durability {
         Durability::Process => synclog::Durability::Process,
         Durability::Journal => synclog::Durability::Journal,
         Durability::Strict => synclog::Durability::Strict,
     }
-}
-
-/// The servers behind the proxy, one for each listener.
-fn servers(config: &Config) -> Vec<(String, u16)> {
-    match config.proxy.listeners.as_slice() {
-        [] => config.local.uri.hosts().to_vec(),
-        several => several.iter().map(|it| (it.member.host().to_owned(), it.member.port())).collect(),
-    }
-}
-
-/// How they are dialled.
-fn upstreams(config: &Config) -> Vec<String> {
-    let address = |(host, port): (String, u16)| {
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-    };
-    servers(config).into_iter().map(address).collect()
-}
-
-/// The settings of each listener.
-fn proxy_configs(config: &Config) -> anyhow::Result<Vec<proxy::Config>> {
-    let one = |listen: String, upstream: String| proxy::Config {
-        listen,
-        upstream,
-        connections_max: config.proxy.connections_max,
-        held_bytes_max: usize::try_from(config.proxy.held_bytes_max).unwrap_or(usize::MAX),
-        durability: durability(config),
-        drain_timeout: config.proxy.drain_timeout,
-        ..proxy::Config::new()
-    };
-    let upstreams = upstreams(config);
-    if config.proxy.listeners.is_empty() {
-        let upstream = upstreams.into_iter().next().context("local.uri names no server")?;
-        let settings = one(config.proxy.listen.to_string(), upstream);
-        return Ok(vec![proxy::Config { advertise: config.proxy.advertise.clone(), ..settings }]);
-    }
-    let members: Vec<proxy::Member> = config.proxy.listeners.iter().map(member).collect();
-    let each = members.iter().zip(upstreams).map(|(own, upstream)| proxy::Config {
-        advertise: own.advertise.clone(),
-        member: Some(own.address.clone()),
-        others: members.iter().filter(|other| *other != own).cloned().collect(),
-        ..one(own.listen.to_string(), upstream)
-    });
-    Ok(each.collect())
-}
-
-fn member(listener: &ListenerConfig) -> proxy::Member {
-    let ListenerConfig { listen, member, advertise } = listener.clone();
-    proxy::Member { address: member, listen, advertise }
 }
 
 fn capture_config(config: &Config) -> capture::Config {

@@ -21,10 +21,10 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 
 use serde_json::{Map, Value};
 
+pub(crate) use kinds::Listen;
 use read::Reader;
 pub(crate) use read::{Complaint, Setting};
 pub(crate) use secret::Secret;
@@ -106,12 +106,18 @@ impl Config {
         }
     }
 
-    /// Every address that clients connect to.
-    pub(crate) fn listens(&self) -> Vec<SocketAddr> {
+    /// Every place where clients connect.
+    pub(crate) fn listens(&self) -> Vec<Listen> {
         match self.proxy.listeners.as_slice() {
-            [] => vec![self.proxy.listen],
-            several => several.iter().map(|listener| listener.listen).collect(),
+            [] => vec![self.proxy.listen.clone()],
+            several => several.iter().map(|listener| Listen::Port(listener.listen)).collect(),
         }
+    }
+
+    /// Whether somebody has set a key.
+    pub(crate) fn is_set(&self, key: &str) -> bool {
+        let is_default = |setting: &Setting| matches!(setting.origin, read::Origin::Default);
+        self.settings.iter().any(|setting| setting.key == key && !is_default(setting))
     }
 
     /// The effective configuration as `{section: {key: value}}`, secrets masked.

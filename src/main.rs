@@ -5,6 +5,8 @@
 mod app;
 mod cli;
 mod config;
+mod doors;
+mod files;
 mod program;
 mod telemetry;
 

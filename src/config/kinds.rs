@@ -1,6 +1,6 @@
 //! Kinds of values: how each is read, what is allowed, how it may be shown.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -131,6 +131,61 @@ pub(super) fn address() -> Kind<SocketAddr> {
     Kind::new("an IP address and a port, such as 127.0.0.1:27018 or [::1]:27018", |text| text.parse().ok())
 }
 
+/// Where clients connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// An address of this host; port 0 takes a free one.
+    Port(SocketAddr),
+    /// A Unix socket.
+    Socket(PathBuf),
+}
+
+impl Listen {
+    /// Whether only programs of this host can get there.
+    pub(crate) fn is_local(&self) -> bool {
+        match self {
+            Listen::Port(address) => address.ip().to_canonical().is_loopback(),
+            Listen::Socket(_) => true,
+        }
+    }
+}
+
+impl Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Port(address) => address.fmt(f),
+            Listen::Socket(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// An address of this host to listen on, or a Unix socket.
+pub(super) fn listen() -> Kind<Listen> {
+    let allowed = "an IP address and a port, such as 127.0.0.1:27018 or [::1]:27018, or the path of a Unix socket, \
+                   such as unix:/run/dualsync.sock";
+    Kind::new(allowed, |text| {
+        let path = text.strip_prefix("unix:").unwrap_or(text);
+        match path.starts_with('/') {
+            true => Some(Listen::Socket(path.into())),
+            false => text.parse().ok().map(Listen::Port),
+        }
+    })
+}
+
+/// A file's mode, in octal.
+pub(super) fn mode() -> Kind<u32> {
+    let kind = Kind::new("a file mode in octal, such as 0700 or 0770", |text| {
+        u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777)
+    });
+    // A number in TOML must not begin with a zero.
+    Kind { shown: |text| format!("{:?}", text.items().concat()), ..kind }
+}
+
+/// A file of this host; a relative one starts at the working directory.
+pub(super) fn file() -> Kind<PathBuf> {
+    Kind::new("a file", |text| (!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
 /// A name or address that others dial.
 pub(super) fn host_and_port() -> Kind<String> {
     Kind::new("a host and a port, such as db.internal:27018", |text| {
@@ -224,14 +279,16 @@ pub(super) fn connection_string() -> Kind<Uri> {
     }
 }
 
-/// A connection string that names servers by host and port.
+/// A connection string that names servers by host and port, or by their Unix sockets.
 pub(super) fn servers() -> Kind<Uri> {
     let any = connection_string();
     let read = move |text: &Text| match (any.read)(text)? {
-        uri if !uri.hosts().is_empty() => Ok(uri),
+        uri if uri.hosts().len() + uri.sockets().len() > 0 => Ok(uri),
         _ => Err(Refused { reason: Some("it names none".to_owned()) }),
     };
-    let allowed = "a connection string that names its servers: mongodb://host:port/".to_owned();
+    let allowed = "a connection string that names its servers: mongodb://host:port/ or \
+                   mongodb://%2Ftmp%2Fmongodb-27017.sock"
+        .to_owned();
     Kind { allowed, read: Box::new(read), shown: any.shown }
 }
 

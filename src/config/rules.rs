@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use proxy::Address;
 
 use super::read::{Origin, Reader, Setting};
 use super::secret::Uri;
-use super::{Config, Enabled};
+use super::{Config, Enabled, Listen};
 
 /// What cannot work, or must not.
 pub(super) fn refuse(config: &Config, reader: &mut Reader) {
-    let Config { local, atlas, sync, log, admin, .. } = config;
+    let Config { proxy, local, atlas, sync, log, admin, .. } = config;
     let on_command_line =
         |setting: &Setting| matches!(setting.origin, Origin::Flag(_)) && setting.key == "local.uri";
     reader.forbid(
@@ -20,9 +21,9 @@ pub(super) fn refuse(config: &Config, reader: &mut Reader) {
         "would show its password to everybody who lists processes: set MONGODB_LOCAL_URI instead",
     );
     let listens = config.listens();
-    let is_ours = |host: &(String, u16)| listens.iter().any(|listen| leads_to(host, *listen));
+    let is_ours = |uri: &Uri| listens.iter().any(|listen| leads_to(uri.hosts(), uri.sockets(), listen));
     reader.forbid(
-        local.uri.hosts().iter().any(is_ours),
+        is_ours(&local.uri),
         &["local.uri", "proxy.listen", "proxy.listeners"],
         "is dualsync's own address (proxy.listen): name the local mongod",
     );
@@ -34,7 +35,7 @@ pub(super) fn refuse(config: &Config, reader: &mut Reader) {
             "is the local server (local.uri): name the remote cluster",
         );
         reader.forbid(
-            target.hosts().iter().any(is_ours),
+            is_ours(target),
             &["atlas.uri", "proxy.listen", "proxy.listeners"],
             "is dualsync's own address (proxy.listen): name the remote cluster",
         );
@@ -45,9 +46,29 @@ pub(super) fn refuse(config: &Config, reader: &mut Reader) {
         "needs a target: set MONGODB_ATLAS_URI, or switch syncing off",
     );
     reader.forbid(
-        listens.contains(&admin.listen) && admin.listen.port() != 0,
+        listens.contains(&Listen::Port(admin.listen)) && admin.listen.port() != 0,
         &["admin.listen", "proxy.listen", "proxy.listeners"],
         "is the proxy's own address (proxy.listen): choose another port",
+    );
+    reader.forbid(
+        proxy.tls_key_file.is_some() && proxy.tls_cert_file.is_none(),
+        &["proxy.tls_key_file", "proxy.tls_cert_file"],
+        "is a key without its certificate: set proxy.tls_cert_file as well",
+    );
+    reader.forbid(
+        proxy.tls_client_ca_file.is_some() && proxy.tls_cert_file.is_none(),
+        &["proxy.tls_client_ca_file", "proxy.tls_cert_file"],
+        "asks clients for certificates, which needs TLS: set proxy.tls_cert_file as well",
+    );
+    reader.forbid(
+        proxy.tls_cert_file.is_some() && matches!(proxy.listen, Listen::Socket(_)),
+        &["proxy.tls_cert_file", "proxy.listen"],
+        "is for a port; a Unix socket (proxy.listen) takes no TLS",
+    );
+    reader.forbid(
+        local.uri.tls().is_some() && !local.uri.sockets().is_empty(),
+        &["local.uri"],
+        "asks for TLS over a Unix socket, which mongod does not take there: leave tls=true out",
     );
     reader.forbid(
         !is_loopback(admin.listen.ip()) && admin.token.is_none(),
@@ -67,11 +88,11 @@ pub(super) fn refuse(config: &Config, reader: &mut Reader) {
 }
 
 /// One server behind `proxy.listen`, or one member behind each of `proxy.listeners`.
-fn refuse_listeners(config: &Config, reader: &mut Reader, listens: &[SocketAddr]) {
+fn refuse_listeners(config: &Config, reader: &mut Reader, listens: &[Listen]) {
     let Config { proxy, local, .. } = config;
     if proxy.listeners.is_empty() {
         reader.forbid(
-            local.uri.hosts().len() > 1,
+            local.uri.hosts().len() + local.uri.sockets().len() > 1,
             &["local.uri", "proxy.listeners"],
             "names several servers, and proxy.listen leads to one server: name that, or give each member a listener of \
              its own in proxy.listeners",
@@ -79,9 +100,10 @@ fn refuse_listeners(config: &Config, reader: &mut Reader, listens: &[SocketAddr]
         return;
     }
     // proxy.toml as it is shipped names the default.
-    for (given, key) in
-        [(proxy.listen != LISTEN_DEFAULT, "proxy.listen"), (proxy.advertise.is_some(), "proxy.advertise")]
-    {
+    for (given, key) in [
+        (proxy.listen != Listen::Port(LISTEN_DEFAULT), "proxy.listen"),
+        (proxy.advertise.is_some(), "proxy.advertise"),
+    ] {
         reader.forbid(
             given,
             &[key, "proxy.listeners"],
@@ -89,7 +111,7 @@ fn refuse_listeners(config: &Config, reader: &mut Reader, listens: &[SocketAddr]
         );
     }
     let members: BTreeSet<&Address> = proxy.listeners.iter().map(|listener| &listener.member).collect();
-    let ports: BTreeSet<&SocketAddr> = listens.iter().collect();
+    let ports: BTreeSet<SocketAddr> = proxy.listeners.iter().map(|it| it.listen).collect();
     let names: BTreeSet<&String> = proxy.listeners.iter().filter_map(|it| it.advertise.as_ref()).collect();
     let named = proxy.listeners.iter().filter(|it| it.advertise.is_some()).count();
     reader.forbid(
@@ -97,9 +119,9 @@ fn refuse_listeners(config: &Config, reader: &mut Reader, listens: &[SocketAddr]
         &["proxy.listeners"],
         "names a member, an address to listen on or one to advertise twice: each listener has its own",
     );
-    let own = |member: &Address| (member.host().to_owned(), member.port());
+    let own: Vec<_> = members.iter().map(|member| (member.host().to_owned(), member.port())).collect();
     reader.forbid(
-        members.iter().any(|member| listens.iter().any(|listen| leads_to(&own(member), *listen))),
+        listens.iter().any(|listen| leads_to(&own, &[], listen)),
         &["proxy.listeners"],
         "has a member that is one of dualsync's own addresses: name the mongod",
     );
@@ -148,10 +170,14 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         "admin.token: not set, so reports and orders answer 401; set DUALSYNC_ADMIN_TOKEN".to_owned(),
     );
     warn(
-        proxy.allow_unauthenticated_remote && config.listens().iter().any(|listen| !is_loopback(listen.ip())),
+        proxy.allow_unauthenticated_remote && !config.listens().iter().all(Listen::is_local),
         "proxy.allow_unauthenticated_remote: whoever reaches proxy.listen may do anything to the local mongod \
          that it allows without authentication"
             .to_owned(),
+    );
+    warn(
+        local.uri.tls().is_some_and(|tls| tls.allow_invalid_certificates),
+        "local.uri: tlsAllowInvalidCertificates takes anybody for the local mongod; name its CA with tlsCAFile".to_owned(),
     );
     for internal in ["admin", "config", "local"] {
         let asked_for = sync.include.iter().any(|pattern| pattern.is_database(internal));
@@ -165,14 +191,21 @@ fn share_a_server(one: &Uri, other: &Uri) -> bool {
         port_a == port_b && (a == b || (names_loopback(a) && names_loopback(b)))
     };
     one.hosts().iter().any(|a| other.hosts().iter().any(|b| same(a, b)))
+        || one.sockets().iter().any(|path| other.sockets().contains(path))
 }
 
-/// Whether dialling `host` reaches a listener at `listen`, as far as that can be told without the network.
-fn leads_to((host, port): &(String, u16), listen: SocketAddr) -> bool {
+/// Whether dialling one of these reaches a listener at `listen`, as far as that can be told without the network.
+fn leads_to(hosts: &[(String, u16)], sockets: &[PathBuf], listen: &Listen) -> bool {
+    let listen = match listen {
+        Listen::Port(address) => address,
+        Listen::Socket(path) => return sockets.contains(path),
+    };
     let here = listen.ip().to_canonical();
-    let same_host = host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical() == here)
-        || (names_loopback(host) && (here.is_loopback() || here.is_unspecified()));
-    *port == listen.port() && same_host
+    let is_here = |host: &str| {
+        host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical() == here)
+            || (names_loopback(host) && (here.is_loopback() || here.is_unspecified()))
+    };
+    hosts.iter().any(|(host, port)| *port == listen.port() && is_here(host))
 }
 
 fn names_loopback(host: &str) -> bool {

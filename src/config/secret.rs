@@ -1,9 +1,11 @@
 //! Values that must not be seen: tokens, and connection strings with credentials.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use mongodb::error::ErrorKind;
-use mongodb::options::{ConnectionString, HostInfo, ServerAddress};
+use mongodb::options::{AuthMechanism, ConnectionString, HostInfo, ServerAddress, Tls};
+use proxy::UpstreamTlsFiles;
 
 /// A text that Debug and Display never show.
 #[derive(Clone, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub(crate) struct Uri {
     text: Secret,
     hosts: Vec<(String, u16)>,
     is_direct: bool,
+    sockets: Vec<PathBuf>,
+    tls: Option<UpstreamTlsFiles>,
 }
 
 impl Uri {
@@ -47,13 +51,27 @@ impl Uri {
     /// # Errors
     /// A reason that repeats nothing of the text: a slip of the pen puts passwords in odd places.
     pub(super) fn parse(text: &str) -> Result<Uri, String> {
+        if text.to_ascii_lowercase().contains("tlsallowinvalidhostnames=true") {
+            return Err(NO_SUCH_CHECK.to_owned());
+        }
         let parsed = ConnectionString::parse(text).map_err(|error| reason(&error))?;
-        let hosts = match parsed.host_info {
-            HostInfo::HostIdentifiers(addresses) => addresses.iter().filter_map(host).collect(),
-            _ => Vec::new(),
-        };
+        let by_certificate = parsed.credential.as_ref().and_then(|it| it.mechanism.as_ref())
+            == Some(&AuthMechanism::MongoDbX509);
         let is_direct = parsed.direct_connection == Some(true);
-        Ok(Uri { text: Secret::new(text.to_owned()), hosts, is_direct })
+        let tls = parsed.tls.and_then(|tls| forwarded(tls, by_certificate));
+        let (mut hosts, mut sockets) = (Vec::new(), Vec::new());
+        if let HostInfo::HostIdentifiers(addresses) = parsed.host_info {
+            for address in addresses {
+                match address {
+                    ServerAddress::Tcp { host, port } => {
+                        hosts.push((host.to_lowercase(), port.unwrap_or(PORT_DEFAULT)))
+                    }
+                    ServerAddress::Unix { path } => sockets.push(path),
+                    _ => {}
+                }
+            }
+        }
+        Ok(Uri { text: Secret::new(text.to_owned()), hosts, is_direct, sockets, tls })
     }
 
     /// The connection string with its credentials, for the driver.
@@ -69,6 +87,18 @@ impl Uri {
     /// Whether it asks for a connection to one server, whatever set that belongs to.
     pub(super) fn is_direct(&self) -> bool {
         self.is_direct
+    }
+
+    /// The path of each server that is named by its Unix socket.
+    pub(crate) fn sockets(&self) -> &[PathBuf] {
+        &self.sockets
+    }
+
+    /// TLS as clients' connections to this server need it; `None`: plain.
+    ///
+    /// A certificate that is a user (`authMechanism=MONGODB-X509`) is not among it: every client could log in with it.
+    pub(crate) fn tls(&self) -> Option<&UpstreamTlsFiles> {
+        self.tls.as_ref()
     }
 
     /// Whether it carries a user, a password, or an option that is one.
@@ -130,11 +160,13 @@ fn is_secret_option(name: &str) -> bool {
     ["password", "properties", "token", "secret", "username"].iter().any(|part| name.contains(part))
 }
 
-fn host(address: &ServerAddress) -> Option<(String, u16)> {
-    match address {
-        ServerAddress::Tcp { host, port } => Some((host.to_lowercase(), port.unwrap_or(PORT_DEFAULT))),
-        _ => None,
-    }
+fn forwarded(tls: Tls, certificate_is_user: bool) -> Option<UpstreamTlsFiles> {
+    let Tls::Enabled(tls) = tls else { return None };
+    Some(UpstreamTlsFiles {
+        ca_file: tls.ca_file_path,
+        cert_key_file: tls.cert_key_file_path.filter(|_| !certificate_is_user),
+        allow_invalid_certificates: tls.allow_invalid_certificates.unwrap_or(false),
+    })
 }
 
 /// The driver's reason, if it is one of those that quote nothing of the text.
@@ -162,6 +194,8 @@ const QUOTES_NOTHING: &[&str] = &[
     "cannot specify multiple seeds",
     "empty authSource",
 ];
+const NO_SUCH_CHECK: &str = "tlsAllowInvalidHostnames is not available: name the host as its certificate does, or check \
+                             nothing at all with tlsAllowInvalidCertificates=true";
 const MASK: &str = "***";
 const PORT_DEFAULT: u16 = 27017;
 
@@ -222,5 +256,22 @@ mod tests {
         let hosts = |text| Uri::parse(text).unwrap().hosts().to_vec();
         assert_eq!(hosts("mongodb://A,b:2"), [("a".into(), 27017), ("b".into(), 2)]);
         assert_eq!(hosts("mongodb+srv://a.example.com"), []);
+        let socket = Uri::parse("mongodb://u:p@%2Ftmp%2Fmongodb-27017.sock/?authSource=admin").unwrap();
+        assert_eq!((socket.hosts(), socket.sockets()), (&[][..], &["/tmp/mongodb-27017.sock".into()][..]));
+    }
+
+    #[test]
+    fn a_certificate_that_is_a_user_is_not_shown_for_clients() {
+        let tls = |text: &str| Uri::parse(text).unwrap().tls().cloned();
+        assert_eq!(tls("mongodb://a"), None);
+        let files = UpstreamTlsFiles {
+            ca_file: Some("ca.pem".into()),
+            cert_key_file: Some("me.pem".into()),
+            allow_invalid_certificates: false,
+        };
+        let options = "tls=true&tlsCAFile=ca.pem&tlsCertificateKeyFile=me.pem";
+        assert_eq!(tls(&format!("mongodb://a/?{options}")), Some(files.clone()));
+        let user = format!("mongodb://a/?{options}&authMechanism=MONGODB-X509");
+        assert_eq!(tls(&user), Some(UpstreamTlsFiles { cert_key_file: None, ..files }));
     }
 }

@@ -12,8 +12,8 @@ use proxy::Address;
 use tracing::level_filters::LevelFilter;
 
 use super::kinds::{
-    address, bearer_token, bytes, choice, connection_string, count, duration, flag, folder, host_and_port,
-    listeners, patterns, percent, servers,
+    Listen, address, bearer_token, bytes, choice, connection_string, count, duration, file, flag, folder,
+    host_and_port, listen, listeners, mode, patterns, percent, servers,
 };
 use super::read::Reader;
 use super::secret::{Secret, Uri};
@@ -68,13 +68,28 @@ macro_rules! settings {
 settings! {
     /// The port that the application connects to, in front of the local mongod.
     ProxyConfig = "proxy" {
-        /// Address and port to listen on. Port 0 takes a free one.
-        listen: SocketAddr = "127.0.0.1:27018", address();
+        /// Where to listen: address and port, or a Unix socket. Port 0 takes a free one.
+        listen: Listen = "127.0.0.1:27018", listen();
+        /// Who may connect to a Unix socket: the mode of its file.
+        socket_mode: u32 = "0700", mode();
         /// Host and port that clients are told to dial, when the local mongod is a member of a replica set.
         /// Empty: the address that the client has dialled.
         advertise: Option<String> = "", host_and_port().optional();
         /// Client connections at a time. Each has a connection to mongod and uses two file descriptors.
         connections_max: usize = "10000", count(1, 1_000_000);
+        /// Certificate that clients are shown, with those between it and its CA, as PEM; with it the port takes TLS
+        /// 1.2 and 1.3 only. Read again on SIGHUP. Empty: no TLS.
+        tls_cert_file: Option<PathBuf> = "", file().optional();
+        /// Its key as PEM, not encrypted. Empty: it stands in tls_cert_file.
+        tls_key_file: Option<PathBuf> = "", file().optional();
+        /// CAs as PEM: only clients with a certificate of theirs are let in. Empty: clients need none.
+        tls_client_ca_file: Option<PathBuf> = "", file().optional();
+        /// Time that a client has for its TLS handshake and its first request.
+        handshake_timeout: Duration = "10s", duration("100ms", "10m");
+        /// Time in which a client must go on by 4 KiB with a request that it has begun, or end it; 0s: any.
+        frame_timeout: Duration = "60s", duration("0s", "1h");
+        /// Time that a client may be silent while nothing is owed to it; 0s: any, as with mongod.
+        idle_timeout: Duration = "0s", duration("0s", "30d");
         /// Time that open connections get at shutdown, to reach a point where no reply is owed.
         drain_timeout: Duration = "10s", duration("0s", "10m");
         /// Memory, over all connections, for requests and replies that must be seen whole. What does not fit
@@ -90,7 +105,8 @@ settings! {
     /// The local mongod, the source.
     LocalConfig = "local" {
         /// The one server that the proxy forwards to; with proxy.listeners, the replica set of which dualsync reads
-        /// the primary. User and password serve only dualsync's own reads.
+        /// the primary. User and password serve only dualsync's own reads; the options for TLS (tls, tlsCAFile,
+        /// tlsCertificateKeyFile, tlsAllowInvalidCertificates) count for all connections.
         uri: Uri = "mongodb://localhost:27017/", servers();
     }
 

@@ -92,7 +92,7 @@ impl Found {
     }
 
     fn section(&mut self, path: &Path, section: &str, keys: &[&str], values: toml::Table) {
-        for (key, value) in values {
+        for (key, value) in flat(values, keys) {
             if !keys.contains(&key.as_str()) {
                 let problem = format!("{section}.{key} is not known; [{section}] has: {}", keys.join(", "));
                 self.complain(path.display(), problem);
@@ -195,6 +195,22 @@ impl Found {
             self.warnings.push(format!("the variable {name} is not known, it changes nothing"));
         }
     }
+}
+
+/// Keys of a table within a section with the table's name before them: `[proxy.tls] cert_file` is `proxy.tls_cert_file`.
+fn flat(values: toml::Table, keys: &[&str]) -> Vec<(String, toml::Value)> {
+    let has_group =
+        |name: &str| keys.iter().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('_')));
+    let mut all = Vec::new();
+    for (key, value) in values {
+        match value {
+            toml::Value::Table(group) if has_group(&key) => {
+                all.extend(group.into_iter().map(|(name, value)| (format!("{key}_{name}"), value)))
+            }
+            value => all.push((key, value)),
+        }
+    }
+    all
 }
 
 fn is_ours(name: &str) -> bool {

@@ -116,7 +116,8 @@ fn later_sources_count_more() {
     let flags = vec![("proxy.listen", "--listen", "127.0.0.1:4".to_owned())];
     let inputs = Inputs { flags, environment: variables, directory: place.0.clone(), config: None };
     let config = Config::load(&inputs).unwrap();
-    assert_eq!((config.proxy.listen.port(), config.sync.max_retries, config.sync.queue_warning), (4, 3, 2));
+    let listen = config.proxy.listen.to_string();
+    assert_eq!((listen.as_str(), config.sync.max_retries, config.sync.queue_warning), ("127.0.0.1:4", 3, 2));
     assert_eq!(config.sync.idle_wait, Duration::from_secs(1), "an empty variable counts as not set");
     let shown = config.to_string();
     for line in [
@@ -146,11 +147,13 @@ fn all_complaints_come_at_once() {
     let inputs = Inputs { environment: variables, config, directory: place.0.clone(), ..Inputs::default() };
     let mut found = complaints(Config::load(&inputs));
     let mut expected = [
-        "bad.toml: proxy.lisen is not known; [proxy] has: listen, advertise, connections_max, drain_timeout, \
-         held_bytes_max, allow_unauthenticated_remote, listeners",
+        "bad.toml: proxy.lisen is not known; [proxy] has: listen, socket_mode, advertise, connections_max, \
+         tls_cert_file, tls_key_file, tls_client_ca_file, handshake_timeout, frame_timeout, idle_timeout, \
+         drain_timeout, held_bytes_max, allow_unauthenticated_remote, listeners",
         "bad.toml: nonsense is not known; there are: proxy, local, atlas, sync, log, admin, telemetry",
         "bad.toml: log.max_entries must be a text, a number, true, false or a list of texts",
-        "proxy.listen = \"localhost\" (bad.toml): must be an IP address and a port, such as 127.0.0.1:27018 or [::1]:27018",
+        "proxy.listen = \"localhost\" (bad.toml): must be an IP address and a port, such as 127.0.0.1:27018 or \
+         [::1]:27018, or the path of a Unix socket, such as unix:/run/dualsync.sock",
         "sync.max_retries = 50 (bad.toml): must be a whole number from 1 to 10",
         "sync.include = [\"shop\", \".x\"] (bad.toml): must be a list of db, db.collection or patterns with *, such as \
          [\"shop\", \"*.sessions\"]: \".x\" is none",
@@ -184,11 +187,11 @@ fn one_wrong_variable_is_one_complaint() {
         (&[("DUALSYNC_TELEMETRY_LEVEL", "loud")], "must be one of off, error, warn, info, debug, trace"),
         (
             &[("MONGODB_URI", "localhost:27017")],
-            "local.uri = \"***\" (MONGODB_URI in the environment): must be a connection string that names its servers: mongodb://host:port/: connection string contains no scheme",
+            "local.uri = \"***\" (MONGODB_URI in the environment): must be a connection string that names its servers: mongodb://host:port/ or mongodb://%2Ftmp%2Fmongodb-27017.sock: connection string contains no scheme",
         ),
         (
             &[("MONGODB_URI", "mongodb+srv://cluster.example.com")],
-            "must be a connection string that names its servers: mongodb://host:port/: it names none",
+            "must be a connection string that names its servers: mongodb://host:port/ or mongodb://%2Ftmp%2Fmongodb-27017.sock: it names none",
         ),
         (&[("MONGODB_URI", "mongodb://a,b")], "names several servers, and proxy.listen leads to one server"),
         (&[("MONGODB_URI", "mongodb://127.0.0.1:27018/shop")], "is dualsync's own address (proxy.listen)"),
@@ -249,7 +252,8 @@ fn listeners_are_tables_or_a_variable() {
             .map(|it| format!("{} {} {:?}", it.listen, it.member, it.advertise))
             .collect();
         assert_eq!(shown, ["127.0.0.1:1 db1:27017 None", "[::]:2 [::1]:5 Some(\"p.example:2\")"]);
-        assert_eq!(config.listens(), ["127.0.0.1:1".parse().unwrap(), "[::]:2".parse().unwrap()]);
+        let listens: Vec<String> = config.listens().iter().map(ToString::to_string).collect();
+        assert_eq!(listens, ["127.0.0.1:1", "[::]:2"]);
     }
 }
 

@@ -5,6 +5,7 @@
 mod bad_input;
 mod drivers;
 mod outages;
+mod security;
 mod shop;
 mod sidecar;
 mod startup;

@@ -173,7 +173,7 @@ async fn secrets_are_never_shown() -> Result<()> {
 }
 
 /// A start that must fail: its status, and what its output must say.
-async fn refused(what: &str, builder: Builder, status: i32, says: &[&str]) -> Result<()> {
+pub(crate) async fn refused(what: &str, builder: Builder, status: i32, says: &[&str]) -> Result<()> {
     let ended = builder.run_to_end(QUICK).await.with_context(|| what.to_owned())?;
     println!("{what}: {}", ended.output);
     ensure!(ended.status.code() == Some(status), "{what}: {}, not {status}\n{}", ended.status, ended.output);
@@ -190,17 +190,17 @@ fn free_port() -> Result<u16> {
 }
 
 /// A temporary folder of this test.
-struct Folder(std::path::PathBuf);
+pub(crate) struct Folder(std::path::PathBuf);
 
 impl Folder {
-    fn new() -> Result<Folder> {
+    pub(crate) fn new() -> Result<Folder> {
         let name = format!("dualsync-it-{}-{:016x}", std::process::id(), fastrand::u64(..));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path)?;
         Ok(Folder(path))
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
         self.0.join(name)
     }
 }
@@ -212,4 +212,4 @@ impl Drop for Folder {
 }
 
 /// What refuses to start does so at once.
-const QUICK: Duration = Duration::from_secs(15);
+pub(crate) const QUICK: Duration = Duration::from_secs(15);

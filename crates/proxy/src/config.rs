@@ -1,19 +1,23 @@
 //! What a listener needs to know.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use synclog::Durability;
 use wire::Address;
 
-use crate::members::Member;
+use crate::{members::Member, place::Place, tls::ServerTls, upstream::Upstream};
 
 /// Settings of one listener.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where clients connect: `host:port`; port 0 takes a free one.
-    pub listen: String,
-    /// The local mongod: `host:port`. Resolved for each connection.
-    pub upstream: String,
+    /// Where clients connect; port 0 takes a free one.
+    pub listen: Place,
+    /// Who may connect to a Unix socket: its file's mode.
+    pub unix_mode: u32,
+    /// TLS towards clients, over TCP; `None`: plain.
+    pub tls: Option<Arc<ServerTls>>,
+    /// The local mongod.
+    pub upstream: Upstream,
     /// The address that hello replies name; `None`: the one that the client dialled.
     pub advertise: Option<String>,
     /// The member that `upstream` is, as its replica set names it, where that matters: other listeners lead to other
@@ -32,8 +36,12 @@ pub struct Config {
     pub held_patience: Duration,
     /// Who waits for the disk before a captured write's reply leaves.
     pub durability: Durability,
-    /// How long a connection to mongod may take.
-    pub connect_timeout: Duration,
+    /// How long a client may take for its TLS handshake and its first request.
+    pub handshake_timeout: Duration,
+    /// How long a client may take to go on with a frame that it has begun; zero: any time.
+    pub frame_timeout: Duration,
+    /// How long a client may be silent while nothing is owed to it; zero: any time, as with mongod.
+    pub idle_timeout: Duration,
     /// How long sessions may take to come to an end on shutdown.
     pub drain_timeout: Duration,
 }
@@ -42,8 +50,10 @@ impl Config {
     /// The defaults: 127.0.0.1:27018 before 127.0.0.1:27017.
     pub fn new() -> Config {
         Config {
-            listen: "127.0.0.1:27018".to_owned(),
-            upstream: "127.0.0.1:27017".to_owned(),
+            listen: "127.0.0.1:27018".into(),
+            unix_mode: 0o700,
+            tls: None,
+            upstream: Upstream::plain("127.0.0.1:27017"),
             advertise: None,
             member: None,
             others: Vec::new(),
@@ -53,7 +63,9 @@ impl Config {
             // A frame of the largest size at 40 Mbit/s.
             held_patience: Duration::from_secs(10),
             durability: Durability::Journal,
-            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(10),
+            frame_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::ZERO,
             drain_timeout: Duration::from_secs(10),
         }
     }

@@ -6,24 +6,36 @@
 //!   mark, and its reply for its entry
 //! - watching cannot fail: what could not be seen or recorded becomes *missed* in `capture`, and bytes flow on
 //! - bounds: connections ([`Config::connections_max`]), bytes held to be looked at ([`Config::held_bytes_max`]),
-//!   outstanding requests per session, one read buffer of at most 64 KiB per direction otherwise
+//!   outstanding requests per session, one read buffer of at most 64 KiB per direction otherwise, and the time that a
+//!   client takes for its first request and to go on with a frame
 //!
-//! Not here yet: TLS, idle timeouts.
 
+mod bind;
 mod config;
 mod held;
+mod limits;
 mod listener;
 mod members;
 mod metrics;
 mod outstanding;
+mod place;
+mod rarely;
 mod relay;
 mod session;
 mod source;
+mod stream;
+mod tls;
+mod upstream;
 mod watch;
 
+pub use bind::BindError;
 pub use config::Config;
-pub use listener::{BindError, Listener};
+pub use listener::Listener;
 pub use members::Member;
 pub use metrics::Metrics;
+pub use place::Place;
+pub use stream::Stream;
+pub use tls::{ServerTls, ServerTlsFiles, TlsError, UpstreamTls, UpstreamTlsFiles};
+pub use upstream::{Dialled, Upstream};
 pub use watch::Watch;
 pub use wire::Address;

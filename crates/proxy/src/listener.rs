@@ -6,10 +6,9 @@
 //! - a session that dies by a bug of ours leaves the others alone; since nobody knows what it had under way,
 //!   everything is missed
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    net::{TcpListener, TcpStream},
     select,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::{JoinError, JoinSet},
@@ -19,42 +18,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info_span, warn};
 
 use crate::{
+    bind::{BindError, Socket},
     config::Config,
     held::Held,
     metrics::Metrics,
+    place::Place,
+    rarely::Rarely,
     session::Shared,
+    stream::{Stream, prepare},
     watch::{Outage, Watch, Watcher},
 };
 
-/// Why a listener cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Another program has the port.
-    #[error("{listen} is in use by another program: stop it, or choose another address in proxy.listen")]
-    InUse {
-        /// The address as configured.
-        listen: String,
-    },
-    /// The port needs rights that this process does not have.
-    #[error("no right to listen on {listen}: choose a port from 1024 on in proxy.listen")]
-    Denied {
-        /// The address as configured.
-        listen: String,
-    },
-    /// The address is none, or none of this host.
-    #[error("cannot listen on {listen}: {source}; proxy.listen wants host:port with an address of this host")]
-    Address {
-        /// The address as configured.
-        listen: String,
-        /// What the system says.
-        source: io::Error,
-    },
-}
-
-/// A bound port with its sessions.
+/// A bound port or Unix socket with its sessions.
 pub struct Listener {
-    socket: TcpListener,
-    local_addr: SocketAddr,
+    socket: Socket,
+    place: Place,
     shared: Arc<Shared>,
 }
 
@@ -70,7 +48,7 @@ impl Listener {
     }
 
     /// Takes another port of the same proxy, for another server. What is captured, counted and bounded is shared;
-    /// of `config` only addresses and times count.
+    /// of `config` only addresses, TLS and times count.
     pub async fn beside(&self, config: Config) -> Result<Listener, BindError> {
         let Shared { watcher, held, open, metrics, .. } = &*self.shared;
         let config = Config { connections_max: self.shared.config.connections_max, ..config };
@@ -84,16 +62,10 @@ impl Listener {
         open: Arc<Semaphore>,
         metrics: Metrics,
     ) -> Result<Listener, BindError> {
-        let bound = TcpListener::bind(&config.listen).await;
-        let bound = bound.and_then(|socket| Ok((socket.local_addr()?, socket)));
-        let (local_addr, socket) = bound.map_err(|source| {
-            let listen = config.listen.clone();
-            match source.kind() {
-                io::ErrorKind::AddrInUse => BindError::InUse { listen },
-                io::ErrorKind::PermissionDenied => BindError::Denied { listen },
-                _ => BindError::Address { listen, source },
-            }
-        })?;
+        let socket = Socket::bind(&config.listen, config.unix_mode).await?;
+        let place = socket
+            .place()
+            .map_err(|source| BindError::Address { listen: config.listen.to_string(), source })?;
         let shared = Arc::new(Shared {
             held,
             watcher,
@@ -101,16 +73,17 @@ impl Listener {
             metrics,
             upstream: Outage::default(),
             misnamed: Outage::default(),
+            strangers: Rarely::default(),
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
             config,
         });
-        Ok(Listener { socket, local_addr, shared })
+        Ok(Listener { socket, place, shared })
     }
 
-    /// The address it listens on, with the port that was taken.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+    /// Where it listens, with the port that was taken.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Serves clients until `shutdown`, then drains. All sessions have ended when it returns.
@@ -135,9 +108,9 @@ impl Listener {
                     full.ended("connections are accepted again");
                     failing.ended("connections can be accepted again");
                     next_id += 1;
-                    debug!(session = next_id, %peer, "accepted");
+                    debug!(session = next_id, ?peer, "accepted");
                     let span = info_span!("session", id = next_id);
-                    sessions.spawn(serve(shared.clone(), client, place).instrument(span));
+                    sessions.spawn(serve(shared.clone(), client, peer, place).instrument(span));
                 }
                 (Ok((client, _)), Err(_)) => {
                     shared.metrics.refused_total.inc();
@@ -174,13 +147,19 @@ async fn drain(shared: &Shared, mut sessions: JoinSet<()>) {
     }
 }
 
-async fn serve(shared: Arc<Shared>, client: TcpStream, place: OwnedSemaphorePermit) {
+async fn serve(shared: Arc<Shared>, client: Stream, peer: Option<SocketAddr>, place: OwnedSemaphorePermit) {
     shared.metrics.connections_total.inc();
     shared.metrics.connections.inc();
     let _open = Open(&shared.metrics);
     // Given back before it is counted as closed.
     let _place = place;
-    Box::pin(shared.serve(client)).await;
+    if let Stream::Tcp(client) = &client
+        && let Err(error) = prepare(client)
+    {
+        debug!(%error, "the client is gone before it was served");
+        return;
+    }
+    Box::pin(shared.serve(client, peer)).await;
 }
 
 /// Counts a connection while it is open.

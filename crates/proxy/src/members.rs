@@ -24,17 +24,19 @@ pub struct Member {
 }
 
 impl Member {
-    fn name(&self, dialled: SocketAddr) -> String {
-        let ip = if self.listen.ip().is_unspecified() { dialled.ip() } else { self.listen.ip() };
+    fn name(&self, dialled: Option<SocketAddr>) -> String {
+        let ip = dialled.map(|it| it.ip()).filter(|_| self.listen.ip().is_unspecified());
+        let ip = ip.unwrap_or(self.listen.ip());
         let own = || SocketAddr::new(ip, self.listen.port()).to_string();
         self.advertise.clone().unwrap_or_else(own)
     }
 }
 
-/// What hello replies name for a client that has dialled this address.
-pub(crate) fn names(config: &Config, dialled: SocketAddr) -> Names {
+/// What hello replies name for a client that has dialled this address; `None`: our Unix socket.
+pub(crate) fn names(config: &Config, dialled: Option<SocketAddr>) -> Names {
+    let own = || dialled.map_or_else(|| config.listen.to_string(), |address| address.to_string());
     Names {
-        here: config.advertise.clone().unwrap_or_else(|| dialled.to_string()),
+        here: config.advertise.clone().unwrap_or_else(own),
         others: config.others.iter().map(|other| (other.address.clone(), other.name(dialled))).collect(),
     }
 }
@@ -53,7 +55,7 @@ mod tests {
                 advertise: advertise.map(str::to_owned),
             };
             let config = Config { others: vec![other], ..Config::new() };
-            let names = names(&config, dialled.parse().unwrap());
+            let names = names(&config, Some(dialled.parse().unwrap()));
             assert_eq!(names.here, dialled);
             assert_eq!(names.others, [(address, expected.to_owned())]);
         };

@@ -118,6 +118,11 @@ impl<W> Outstanding<W> {
         self.unfenced >= UNFENCED_MAX && self.fence_due()
     }
 
+    /// Whether nothing waits for anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.requests.len() >= OUTSTANDING_MAX
     }

@@ -1,31 +1,35 @@
 //! One client connection and its connection to mongod.
 //!
-//! - dials, runs both directions in one task, and hands on the writes whose reply will not come any more
+//! - shakes hands where TLS is wanted, dials, runs both directions in one task, and hands on the writes whose reply will
+//!   not come any more
 //! - mongod not reachable: the client's connection is closed, which a driver sees as a network error
-//!
-//! Not here: TLS to either side; Unix sockets. Both are streams like these once they are connected.
+//! - a client that speaks TLS to a plain port is turned away: a mongod that takes TLS as well would shake hands with it
+//!   through us, and nobody would see what it writes
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use rustix::net::sockopt;
+use prometheus::IntGauge;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    net::TcpStream,
     select,
     sync::Semaphore,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
-use wire::Address;
+use tracing::{debug, warn};
+use wire::{Address, FrameReader, OpCode};
 
 use crate::{
     config::Config,
     held::Held,
+    limits::Limits,
     members,
-    metrics::Metrics,
+    metrics::{Metrics, Reason},
+    rarely::Rarely,
     relay::{Client, Conversation, Replies, Requests, Watching},
-    source::Source,
+    source::{Filled, Source},
+    stream::Stream,
+    upstream::Dialled,
     watch::{Outage, Watcher},
 };
 
@@ -40,19 +44,36 @@ pub(crate) struct Shared {
     pub(crate) upstream: Outage,
     /// The member behind this listener goes by another name.
     pub(crate) misnamed: Outage,
+    /// Clients that do not speak as we do.
+    pub(crate) strangers: Rarely,
     /// No new requests.
     pub(crate) drain: CancellationToken,
     /// The drain has taken too long.
     pub(crate) kill: CancellationToken,
 }
 
+/// Who connects, for log lines.
+#[derive(Debug, Clone, Copy)]
+struct Guest {
+    peer: Option<SocketAddr>,
+    /// By when its first request must have come.
+    deadline: Instant,
+}
+
 impl Shared {
     /// Serves one client until either side closes.
-    pub(crate) async fn serve(&self, client: TcpStream) {
-        match self.dial().await {
-            Ok(upstream) => {
+    pub(crate) async fn serve(&self, client: Stream, peer: Option<SocketAddr>) {
+        let guest = Guest { peer, deadline: Instant::now() + self.config.handshake_timeout };
+        let shaken = select! {
+            shaken = self.shake_hands(client, guest) => shaken,
+            () = self.drain.cancelled() => None,
+        };
+        let Some(client) = shaken else { return };
+        let _served = Served::begin(self.metrics.sessions(client.kind()));
+        match self.config.upstream.dial().await {
+            Ok(dialled) => {
                 self.upstream.ended("mongod is reachable again");
-                if let Err(error) = self.join(client, upstream).await {
+                if let Err(error) = self.join(client, dialled, guest).await {
                     debug!(%error, "the session ended early");
                 }
             }
@@ -63,11 +84,38 @@ impl Shared {
         }
     }
 
-    async fn dial(&self) -> io::Result<TcpStream> {
-        let address = &self.config.upstream;
-        let dialled = timeout(self.config.connect_timeout, TcpStream::connect(address)).await;
-        let stream = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        stream.map_err(|error| io::Error::new(error.kind(), format!("connect to {address}: {error}")))
+    /// The client, over TLS if that is wanted; `None` when it is turned away.
+    async fn shake_hands(&self, client: Stream, guest: Guest) -> Option<Stream> {
+        let Some(tls) = &self.config.tls else { return Some(client) };
+        let client = match client {
+            Stream::Tcp(client) => client,
+            other => return Some(other),
+        };
+        let shake = async {
+            let mut first = [0];
+            match client.peek(&mut first).await {
+                Ok(1) if first[0] != TLS_HANDSHAKE => {
+                    self.turn_away(guest, Reason::PlainOnTls, PLAIN_ON_TLS);
+                    None
+                }
+                Ok(1) => Some(tls.accept(client).await),
+                _ => None,
+            }
+        };
+        match timeout_at(guest.deadline, shake).await {
+            Ok(Some(Ok(stream))) => Some(stream),
+            // It hangs up, as a look at whether the port is open does.
+            Ok(None) => None,
+            Ok(Some(Err(error))) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+            Ok(Some(Err(error))) => {
+                self.turn_away(guest, Reason::Handshake, &format!("its TLS handshake failed: {error}"));
+                None
+            }
+            Err(_) => {
+                self.metrics.turned_away(Reason::Greeting);
+                None
+            }
+        }
     }
 
     /// Another spelling than the set's own would be looked for in vain in the other members' replies.
@@ -82,39 +130,48 @@ impl Shared {
         }
     }
 
-    async fn join(&self, client: TcpStream, upstream: TcpStream) -> io::Result<()> {
-        prepare(&client)?;
-        prepare(&upstream)?;
-        let names = members::names(&self.config, canonical(client.local_addr()?));
+    async fn join(&self, client: Stream, upstream: Dialled, guest: Guest) -> io::Result<()> {
+        let names = members::names(&self.config, client.local_addr()?.map(canonical));
         let met = |me: &Address| self.met(me);
-        let via = upstream.local_addr()?.to_string();
+        let may_be_tls = !matches!(client, Stream::Tls(_));
         let (client_in, client_out) = client.into_split();
-        let (upstream_in, upstream_out) = upstream.into_split();
+        let (upstream_in, upstream_out) = upstream.stream.into_split();
 
         let conversation = Conversation::new();
         let watcher = self.watcher.as_deref();
+        let limits = Limits::new(guest.deadline, self.config.frame_timeout);
         let mut requests = Requests {
-            client: Source::new(client_in, self.metrics.bytes_to_server.clone()),
+            client: Source::new(client_in, self.metrics.bytes_to_server.clone(), limits),
             upstream: upstream_out,
             conversation: &conversation,
-            watching: watcher.map(|watcher| Watching { watcher, session: watcher.session(via) }),
+            watching: watcher.map(|watcher| Watching { watcher, session: watcher.session(upstream.via) }),
             held: &self.held,
             metrics: &self.metrics,
             drain: &self.drain,
+            idle_timeout: self.config.idle_timeout,
             unsent: None,
         };
         let mut replies = Replies {
-            upstream: Source::new(upstream_in, self.metrics.bytes_to_client.clone()),
+            upstream: Source::new(upstream_in, self.metrics.bytes_to_client.clone(), Limits::none()),
             client: Client::new(client_out),
             conversation: &conversation,
             watcher,
             held: &self.held,
+            delay: &self.metrics.delay_to_client,
             names: &names,
             met: &met,
         };
+        let forward_requests = async {
+            if may_be_tls && self.speaks_tls(&mut requests.client).await {
+                self.turn_away(guest, Reason::TlsOnPlain, TLS_ON_PLAIN);
+                return;
+            }
+            requests.forward_requests().await;
+            std::future::pending().await
+        };
         select! {
             () = replies.forward_replies() => {}
-            () = async { requests.forward_requests().await; std::future::pending().await } => {}
+            () = forward_requests => {}
             () = self.kill.cancelled() => {}
         }
         if let Some(watcher) = watcher {
@@ -122,20 +179,61 @@ impl Shared {
             let writes = conversation.outstanding().take_writes();
             writes.into_iter().for_each(|captured| watcher.orphaned(captured));
         }
-        if replies.client.close().await {
+        // TLS says good-bye, for which a client that does not read has no room.
+        if timeout(CLOSE_MAX, replies.client.close()).await.unwrap_or(false) {
             linger(requests.client.stream_mut()).await;
         }
         Ok(())
     }
+
+    /// Waits for as much as it takes to tell; what was read stays there.
+    async fn speaks_tls<R: AsyncRead + Unpin>(&self, client: &mut Source<R>) -> bool {
+        while client.frames.buffered() < wire::HEADER_BYTES {
+            let filled = select! {
+                filled = client.fill() => filled,
+                () = self.drain.cancelled() => return false,
+            };
+            if !matches!(filled, Ok(Filled::More)) {
+                return false;
+            }
+        }
+        is_client_hello(&mut client.frames)
+    }
+
+    fn turn_away(&self, guest: Guest, reason: Reason, what: &str) {
+        self.metrics.turned_away(reason);
+        match self.strangers.due() {
+            Some(left_out) => warn!(peer = ?guest.peer, left_out, "a client is turned away: {what}"),
+            None => debug!(peer = ?guest.peer, "a client is turned away: {what}"),
+        }
+    }
 }
 
-/// No delay, and an end to connections whose other side vanished without a word, as mongod has it on its own.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, Duration::from_secs(300))?;
-    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10))?;
-    Ok(())
+/// Counts a session while it runs.
+struct Served(IntGauge);
+
+impl Served {
+    fn begin(gauge: IntGauge) -> Served {
+        gauge.inc();
+        Served(gauge)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Whether a connection begins with TLS and no frame: a record of type handshake, version 3.0 to 3.4, with a ClientHello
+/// (RFC 8446, 5.1 and 4), where a frame would have an opcode.
+fn is_client_hello(frames: &mut FrameReader) -> bool {
+    let head = frames.head().ok().flatten();
+    let opcode = head.map(|head| head.header.opcode);
+    let is_frame = matches!(opcode, Some(OpCode::Msg | OpCode::Query | OpCode::Compressed));
+    let is_hello =
+        |bytes: &[u8]| bytes[0] == TLS_HANDSHAKE && bytes[1] == 3 && bytes[2] <= 4 && bytes[5] == 1;
+    !is_frame && frames.buffer_mut().get(..6).is_some_and(is_hello)
 }
 
 /// Reads what the client still sends, for a moment: closing over unread bytes would reset the connection, and with it
@@ -150,4 +248,30 @@ async fn linger(client: &mut (impl AsyncRead + Unpin)) {
 /// A client that dialled an IPv4 address knows nothing of its IPv6 form.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+const TLS_HANDSHAKE: u8 = 0x16;
+const CLOSE_MAX: Duration = Duration::from_secs(1);
+const PLAIN_ON_TLS: &str = "it does not speak TLS, and this port wants it (proxy.tls_cert_file): give the client tls=true and tlsCAFile";
+const TLS_ON_PLAIN: &str = "it speaks TLS, and this port does not: set proxy.tls_cert_file, or take tls=true out of the client's settings";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_is_told_from_frames() {
+        let check = |bytes: &[u8], expected| {
+            let mut frames = FrameReader::default();
+            frames.feed(bytes);
+            assert_eq!(is_client_hello(&mut frames), expected, "{bytes:?}");
+        };
+        check(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x3b\x8a\x11\x92\x5c", true);
+        // A record longer than any frame.
+        check(b"\x16\x03\x01\x3f\x00\x01\x00\x01\xfc\x03\x03\x3b\x8a\x11\x92\x5c", true);
+        // A frame of 0x10316 bytes, its request's id 0x100.
+        check(b"\x16\x03\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xdd\x07\x00\x00", false);
+        check(b"GET / HTTP/1.1\r\n", false);
+        check(b"\x16\x03", false);
+    }
 }

@@ -33,7 +33,9 @@ pub use orphans::Orphan;
 use prometheus::Registry;
 use record::{Mark, Namespace, Record, RecordKind};
 pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_ms};
-pub use source::{Collection, answer, collection, cursor, next, takes_unauthenticated_commands};
+pub use source::{
+    Collection, Dial, Dialled, Duplex, answer, collection, cursor, next, takes_unauthenticated_commands,
+};
 pub use state::{Cause, DeadLetter, Desired, Dirty, Filter};
 use synclog::{Lsn, ReadError, Reader, SyncLog};
 pub use target::{OWN_DATABASE, Reply, Validation, WriteError};
@@ -53,8 +55,8 @@ use target::Target;
 pub struct Config {
     /// The local mongod, with the credentials of dualsync's own reads.
     pub source_uri: String,
-    /// The addresses that the proxy dials for its clients: `host:port`, one for each listener.
-    pub upstreams: Vec<String>,
+    /// How the proxy connects to it for its clients, one for each listener.
+    pub dials: Vec<Dial>,
     /// Atlas.
     pub target_uri: String,
     /// The log's id in hexadecimal: names the feed on the target.
@@ -239,7 +241,7 @@ impl Replicator {
         let planner = remembered(&state, recovered.checkpoint.sent);
         let (shared, inbox, asks) = Shared::new(state, registry)?;
         shared.status_mut().applied = recovered.checkpoint.applied;
-        let source = Source::new(&config.source_uri, &config.upstreams).await.map_err(StartError::Source)?;
+        let source = Source::new(&config.source_uri, &config.dials).await.map_err(StartError::Source)?;
         let target = Target::new(&config.target_uri, &config.log_id);
         let executor = Executor {
             source: source.clone(),

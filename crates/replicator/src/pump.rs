@@ -84,7 +84,13 @@ enum Step {
 }
 
 impl Pump {
-    pub(crate) fn new(config: Config, log: SyncLog, executor: Executor, reader: Reader, asks: Receiver<Ask>) -> Pump {
+    pub(crate) fn new(
+        config: Config,
+        log: SyncLog,
+        executor: Executor,
+        reader: Reader,
+        asks: Receiver<Ask>,
+    ) -> Pump {
         let end = reader.position().0;
         Pump {
             shared: executor.shared.clone(),

@@ -5,16 +5,17 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::raw::{RawArrayBuf, RawDocumentBuf};
 use bson::{Timestamp, cstr, doc, rawdoc};
 use futures_util::StreamExt as _;
-use mongodb::options::{ClientOptions, ServerAddress};
+use futures_util::future::BoxFuture;
+use mongodb::options::{AuthMechanism, ClientOptions, ServerAddress, Tls};
 use mongodb::{Client, Cursor};
 use record::{Key, Namespace};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::error::{Class, ServerError, UNAUTHORIZED};
 
@@ -32,8 +33,24 @@ const READ_BYTES_MAX: usize = 32 << 20;
 #[derive(Clone)]
 pub struct Source {
     client: Client,
-    upstreams: Vec<String>,
+    dials: Vec<Dial>,
 }
+
+/// A connection to the source as the proxy makes them for its clients.
+pub struct Dialled {
+    /// The connection.
+    pub stream: Box<dyn Duplex>,
+    /// Our end of it, as the marks of what goes by it name it.
+    pub via: String,
+}
+
+/// Makes one.
+pub type Dial = Arc<dyn Fn() -> BoxFuture<'static, io::Result<Dialled>> + Send + Sync>;
+
+/// Both directions of a connection.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// Part of the documents that were asked for.
 #[derive(Debug)]
@@ -84,8 +101,8 @@ impl Collection {
 impl Source {
     /// Prepares connections; none is made yet. Errors: an address that cannot be understood.
     ///
-    /// `upstreams` are the servers that clients' connections lead to: the one of `uri`, or members of its set.
-    pub async fn new(uri: &str, upstreams: &[String]) -> Result<Source, ServerError> {
+    /// `dials` lead to the servers that clients' connections lead to: the one of `uri`, or members of its set.
+    pub async fn new(uri: &str, dials: &[Dial]) -> Result<Source, ServerError> {
         let mut options = ClientOptions::parse(uri).await?;
         options.app_name = Some("dualsync replicator".to_owned());
         options.server_selection_timeout = Some(Duration::from_secs(5));
@@ -93,7 +110,7 @@ impl Source {
         options.heartbeat_freq = Some(Duration::from_secs(2));
         options.connect_timeout = Some(Duration::from_secs(5));
         options.max_pool_size = Some(8);
-        Ok(Source { client: Client::with_options(options)?, upstreams: upstreams.to_vec() })
+        Ok(Source { client: Client::with_options(options)?, dials: dials.to_vec() })
     }
 
     /// Whether it answers, and its `hello`.
@@ -211,10 +228,10 @@ impl Source {
     /// Asks the first of the servers that answers: they are reached the same way.
     async fn any_directly_seen(&self) -> Result<bool, ServerError> {
         let mut message = "there is no server".to_owned();
-        for upstream in &self.upstreams {
-            match directly_seen(upstream).await {
+        for dial in &self.dials {
+            match directly_seen(dial).await {
                 Ok(direct) => return Ok(direct),
-                Err(error) => message = format!("connect to {upstream}: {error}"),
+                Err(error) => message = error.to_string(),
             }
         }
         Err(ServerError { class: Class::NotSent, code: None, message })
@@ -294,12 +311,26 @@ pub(crate) async fn namespaces(client: &Client, only: Option<&str>) -> Result<Ve
     Ok(found)
 }
 
-/// Whether the server lets a stranger see its databases.
-pub async fn takes_unauthenticated_commands(hosts: &[(String, u16)]) -> Result<bool, ServerError> {
-    let addresses =
-        hosts.iter().map(|(host, port)| ServerAddress::Tcp { host: host.clone(), port: Some(*port) });
-    let mut options = ClientOptions::builder().hosts(addresses.collect::<Vec<_>>()).build();
+/// Whether a server lets a stranger see its databases: asked as `uri` says (`host` instead of its own), but without its
+/// user, and without a certificate that is one.
+///
+/// That holds as well while it has no users and takes us for its own host (the localhost exception; seen on 6.0.5).
+pub async fn takes_unauthenticated_commands(
+    uri: &str,
+    host: Option<&(String, u16)>,
+) -> Result<bool, ServerError> {
+    let mut options = ClientOptions::parse(uri).await?;
+    if let Some((host, port)) = host {
+        options.hosts = vec![ServerAddress::Tcp { host: host.clone(), port: Some(*port) }];
+    }
+    if let Some(credential) = options.credential.take()
+        && credential.mechanism == Some(AuthMechanism::MongoDbX509)
+        && let Some(Tls::Enabled(tls)) = &mut options.tls
+    {
+        tls.cert_key_file_path = None;
+    }
     options.direct_connection = Some(true);
+    options.repl_set_name = None;
     options.server_selection_timeout = Some(Duration::from_secs(5));
     let client = Client::with_options(options)?;
     let admin = client.database("admin");
@@ -311,10 +342,9 @@ pub async fn takes_unauthenticated_commands(hosts: &[(String, u16)]) -> Result<b
 }
 
 /// Whether mongod sees a connection that is made as the proxy makes them under the address that it has here.
-async fn directly_seen(upstream: &str) -> io::Result<bool> {
+async fn directly_seen(dial: &Dial) -> io::Result<bool> {
     let ask = async {
-        let mut socket = TcpStream::connect(upstream).await?;
-        let here = socket.local_addr()?.to_string();
+        let Dialled { stream: mut socket, via: here } = dial().await?;
         // An OP_MSG with one section of kind 0 (wire-facts 1.2): no login is needed.
         let body = rawdoc! {"whatsmyuri": 1, "$db": "admin"};
         let length = 21 + i32::try_from(body.as_bytes().len()).unwrap_or(0);
@@ -323,6 +353,7 @@ async fn directly_seen(upstream: &str) -> io::Result<bool> {
         frame.push(0);
         frame.extend(body.as_bytes());
         socket.write_all(&frame).await?;
+        socket.flush().await?;
         let mut head = [0; 21];
         socket.read_exact(&mut head).await?;
         let length = u64::from(u32::from_le_bytes([head[0], head[1], head[2], head[3]]));

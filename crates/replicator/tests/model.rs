@@ -270,7 +270,11 @@ enum Stage {
     Plan,
     Find(Box<Work>),
     /// `taken` units of the batch are done with it; `None`: the reconciler handed the keys over.
-    Read { keys: Vec<i64>, got: HashMap<i64, Option<Doc>>, taken: Option<usize> },
+    Read {
+        keys: Vec<i64>,
+        got: HashMap<i64, Option<Doc>>,
+        taken: Option<usize>,
+    },
 }
 
 /// The reconciler on its way through the namespace, key by key, each side at a moment of its own.
@@ -646,7 +650,13 @@ impl Model {
         self.stage = Stage::Read { keys, got: HashMap::new(), taken: Some(work.taken) };
     }
 
-    fn read(&mut self, keys: Vec<i64>, mut got: HashMap<i64, Option<Doc>>, taken: Option<usize>, crashes: bool) {
+    fn read(
+        &mut self,
+        keys: Vec<i64>,
+        mut got: HashMap<i64, Option<Doc>>,
+        taken: Option<usize>,
+        crashes: bool,
+    ) {
         let missing: Vec<i64> = keys.iter().copied().filter(|k| !got.contains_key(k)).collect();
         if !missing.is_empty() {
             if crashes && self.rng.u32(..20) == 0 {

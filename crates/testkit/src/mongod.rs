@@ -4,7 +4,7 @@
 //! - [`Mongod::stop`] and [`Mongod::kill`] keep port and data, [`Mongod::start`] goes on with both
 //! - ends by pid when dropped; the folder goes too, unless the caller named it
 //!
-//! Not here: authentication, TLS (no test needs them yet).
+//! - with `--auth` among its arguments it has no users until [`Mongod::create_root`] makes one
 
 mod find;
 
@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bson::doc;
 use mongodb::Client;
+use mongodb::error::ErrorKind;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -37,6 +38,10 @@ pub struct Options {
     pub repl_set: Option<String>,
     /// More arguments for its command line.
     pub args: Vec<String>,
+    /// Options of connection strings that lead to it, such as those for TLS: `tls=true&tlsCAFile=…`.
+    pub uri_options: String,
+    /// Whether it also listens on a Unix socket, in its folder.
+    pub unix_socket: bool,
 }
 
 /// A mongod of ours, running or stopped.
@@ -46,6 +51,8 @@ pub struct Mongod {
     program: PathBuf,
     port: Port,
     args: Vec<String>,
+    uri_options: String,
+    credentials: String,
     dbpath: PathBuf,
     _temporary: Option<TempDir>,
 }
@@ -79,7 +86,22 @@ impl Mongod {
             args.extend(["--replSet".to_owned(), name, "--oplogSize".to_owned(), "64".to_owned()]);
             args.extend(["--setParameter".to_owned(), swift]);
         }
-        let mut mongod = Mongod { process: None, program, port, args, dbpath, _temporary: temporary };
+        if options.unix_socket {
+            args.extend(["--unixSocketPrefix".to_owned(), dbpath.display().to_string()]);
+        } else {
+            args.push("--nounixsocket".to_owned());
+        }
+        let (uri_options, credentials) = (options.uri_options, String::new());
+        let mut mongod = Mongod {
+            process: None,
+            program,
+            port,
+            args,
+            uri_options,
+            credentials,
+            dbpath,
+            _temporary: temporary,
+        };
         mongod.start().await?;
         Ok(mongod)
     }
@@ -96,7 +118,7 @@ impl Mongod {
             .arg(&self.dbpath)
             .arg("--logpath")
             .arg(self.log_file())
-            .args(["--logappend", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25"])
+            .args(["--logappend", "--wiredTigerCacheSizeGB", "0.25"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             .args(&self.args)
             .stdin(Stdio::null())
@@ -150,7 +172,29 @@ impl Mongod {
 
     /// A connection string that leads to this server alone, whatever it says about its replica set.
     pub fn uri(&self) -> String {
-        format!("mongodb://{}/?directConnection=true", self.address())
+        self.uri_at(&self.address())
+    }
+
+    /// The same, user and options included, to another address: that of a proxy before it, or its own Unix socket
+    /// (`%2F` for each slash).
+    pub fn uri_at(&self, address: &str) -> String {
+        let Mongod { credentials, uri_options, .. } = self;
+        let and = if uri_options.is_empty() { "" } else { "&" };
+        format!("mongodb://{credentials}{address}/?directConnection=true{and}{uri_options}")
+    }
+
+    /// The file of its Unix socket, if it was told to have one.
+    pub fn unix_socket(&self) -> PathBuf {
+        self.dbpath.join(format!("mongodb-{}.sock", self.port.number()))
+    }
+
+    /// Creates the user `root`, who may do everything, by the localhost exception; [`Mongod::uri`] names it from now on.
+    pub async fn create_root(&mut self, password: &str) -> Result<()> {
+        let admin = self.client().await?.database("admin");
+        let create = doc! { "createUser": "root", "pwd": password, "roles": ["root"] };
+        admin.run_command(create).await.context("create the first user")?;
+        self.credentials = format!("root:{password}@");
+        Ok(())
     }
 
     /// A new client, directly connected. It belongs to the calling runtime.
@@ -187,6 +231,12 @@ impl Mongod {
         wait_for("mongod to answer", START_MAX, async || {
             still_runs(process)?;
             let status = client.database("admin").run_command(doc! { "serverStatus": 1 }).await;
+            if let Err(error) = &status
+                && matches!(&*error.kind, ErrorKind::Command(error) if error.code == UNAUTHORIZED)
+            {
+                // With `--auth` it does not tell strangers its pid.
+                return Ok(Some(()));
+            }
             Ok(status.ok().filter(|status| status.get_i64("pid").ok() == Some(pid)).map(drop))
         })
         .await?;
@@ -218,4 +268,5 @@ fn still_runs(process: &mut Process) -> Result<()> {
 /// A first start formats its files; on a busy machine with slow disks that has taken 10 s.
 const START_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(60);
+const UNAUTHORIZED: i32 = 13;
 const LOG_LINES_SHOWN: usize = 15;

@@ -7,6 +7,7 @@
 //! - bytes that are no frames (mongod's text for a browser) go on as they are, to the end
 
 use bytes::Bytes;
+use prometheus::Histogram;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     select,
@@ -32,6 +33,7 @@ pub(crate) struct Replies<'a, R, W> {
     pub(crate) conversation: &'a Conversation,
     pub(crate) watcher: Option<&'a Watcher>,
     pub(crate) held: &'a Held,
+    pub(crate) delay: &'a Histogram,
     /// The addresses that hello replies name.
     pub(crate) names: &'a Names,
     /// Told what a hello reply calls the member that answers.
@@ -74,6 +76,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
                 self.settle(reply);
             }
         }
+        self.delay.observe(self.upstream.since_read().as_secs_f64());
         Ok(())
     }
 
@@ -244,7 +247,12 @@ impl<W: AsyncWrite + Unpin> Client<W> {
         if self.gone {
             return;
         }
-        if let Err(error) = self.stream.write_all(bytes).await {
+        let sent = async {
+            self.stream.write_all(bytes).await?;
+            // Over TLS: what a full socket did not take yet.
+            self.stream.flush().await
+        };
+        if let Err(error) = sent.await {
             debug!(%error, "the client is gone");
             self.gone = true;
         }

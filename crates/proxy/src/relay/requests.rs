@@ -7,12 +7,14 @@
 //! - writes that get no reply are followed by a ping of ours, at a frame boundary, when no other whole frame is here
 //! - a header that is none: its 16 bytes go on and nothing after them; mongod answers what came before, and closes
 
+use std::{io::ErrorKind, time::Duration};
+
 use bytes::Bytes;
 use capture::Class;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     select,
-    time::Instant,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -27,7 +29,7 @@ use super::{
 };
 use crate::{
     held::{Held, OWN_BYTES, Room},
-    metrics::Metrics,
+    metrics::{Metrics, Reason},
     outstanding::ReplyTo,
     source::{Filled, Source},
     watch::{Captured, Watcher, apart},
@@ -41,6 +43,8 @@ pub(crate) struct Requests<'a, R, W> {
     pub(crate) held: &'a Held,
     pub(crate) metrics: &'a Metrics,
     pub(crate) drain: &'a CancellationToken,
+    /// How long the client may be silent while nothing is owed to it; zero: any time.
+    pub(crate) idle_timeout: Duration,
     /// The write that the request in hand carries, while its last byte is not here.
     pub(crate) unsent: Option<Captured>,
 }
@@ -72,6 +76,12 @@ enum End {
     Midway,
     /// What the client sends is not a frame.
     NotAFrame,
+    /// The client took too long, with a request that mongod has nothing of.
+    Late,
+    /// The same in the middle of one, as with `Midway`.
+    Stalled,
+    /// The client was silent for as long as it may.
+    Idle,
     /// mongod takes no more.
     Upstream,
     /// The proxy is stopping.
@@ -81,12 +91,22 @@ enum End {
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     /// Runs until no more requests are forwarded. mongod's connection is then half closed, if the client's is.
     pub(crate) async fn forward_requests(&mut self) {
+        let mut greeted = false;
         let end = loop {
             if let Err(end) = self.forward_one().await {
                 break end;
             }
+            greeted = true;
+            self.client.limits.greeted();
+            self.metrics.delay_to_server.observe(self.client.since_read().as_secs_f64());
         };
         debug!(?end, "requests end");
+        match end {
+            End::Late | End::Stalled if !greeted => self.metrics.turned_away(Reason::Greeting),
+            End::Late | End::Stalled => self.metrics.turned_away(Reason::Stalled),
+            End::Idle => self.metrics.turned_away(Reason::Idle),
+            _ => {}
+        }
         match end {
             End::Client => {
                 // mongod would stop looking for readers, never for writers; all the same nothing of ours tells it to
@@ -95,16 +115,16 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
                 let _ = self.upstream.shutdown().await;
             }
             // It does what came before, and closes; no fence could tell when (`wire-facts.md` 3).
-            End::Midway => {
+            End::Midway | End::Stalled => {
                 let _ = self.upstream.shutdown().await;
             }
             End::NotAFrame => {
                 let header = self.client.frames.take_raw(HEADER_BYTES);
-                let _ = self.upstream.write_all(&header).await;
+                let _ = self.send(&header).await;
                 self.discard_rest().await;
                 let _ = self.upstream.shutdown().await;
             }
-            End::Drained => self.conversation.set_drained(),
+            End::Drained | End::Late | End::Idle => self.conversation.set_drained(),
             End::Upstream => {}
         }
     }
@@ -114,8 +134,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         self.wait_for_turn(request).await?;
         self.forward(request).await.map_err(|end| match end {
             End::Client => End::Midway,
+            End::Late => End::Stalled,
             end => end,
         })
+    }
+
+    /// How long the client may be silent from now on; never bounded while something is owed to it.
+    fn patience(&self) -> Option<Duration> {
+        let busy = !self.conversation.outstanding().is_empty() || self.client.frames.buffered() > 0;
+        (!self.idle_timeout.is_zero() && !busy).then_some(self.idle_timeout)
     }
 
     /// Returns when no captured write is under way that will end.
@@ -175,10 +202,12 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             if let Some(request) = request {
                 return Ok(request);
             }
+            let patience = self.patience();
             select! {
                 filled = self.client.fill() => more(filled)?,
                 () = self.conversation.replied.notified() => {}
                 () = self.drain.cancelled() => return Err(End::Drained),
+                () = async { sleep(patience.unwrap_or_default()).await }, if patience.is_some() => return Err(End::Idle),
             }
         }
     }
@@ -218,7 +247,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             select! {
                 () = self.conversation.replied.notified() => {}
                 () = self.drain.cancelled() => return Err(End::Drained),
-                filled = self.client.fill(), if reads_ahead => open = more(filled).is_ok(),
+                filled = self.client.fill_ahead(), if reads_ahead => open = more(filled).is_ok(),
             }
         }
     }
@@ -450,7 +479,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), End> {
-        self.upstream.write_all(bytes).await.map_err(|_| End::Upstream)
+        self.upstream.write_all(bytes).await.map_err(|_| End::Upstream)?;
+        // Over TLS: what a full socket did not take yet.
+        self.upstream.flush().await.map_err(|_| End::Upstream)
     }
 }
 
@@ -462,6 +493,7 @@ fn head_of<R>(client: &Source<R>) -> Result<Head<'_>, End> {
 fn more(filled: std::io::Result<Filled>) -> Result<(), End> {
     match filled {
         Ok(Filled::More) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(End::Late),
         Ok(Filled::End) | Err(_) => Err(End::Client),
     }
 }

@@ -61,7 +61,7 @@ async fn an_unreachable_mongod_closes_clients_and_is_counted() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap().to_string();
     drop(nobody);
-    let stage = passing(|config| config.upstream = address).await;
+    let stage = passing(|config| config.upstream.address = address.into()).await;
     for count in 1..=3 {
         let mut client = End(TcpStream::connect(&stage.address).await.unwrap());
         assert!(client.ends().await.is_empty());
@@ -137,7 +137,7 @@ async fn addresses_that_cannot_be_bound_say_what_to_do() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
     let try_listen = async |listen: String| {
-        let config = Config { listen, ..Config::new() };
+        let config = Config { listen: listen.into(), ..Config::new() };
         Listener::bind(config, None, metrics.clone()).await.err().expect("it must not bind")
     };
     let in_use = try_listen(taken.local_addr().unwrap().to_string()).await;

@@ -5,5 +5,7 @@ mod capturing;
 mod ending;
 mod forwarding;
 mod handshakes;
+mod limits;
 mod packed;
 mod stage;
+mod tls;

@@ -14,7 +14,7 @@ use std::{
 use bson::raw::RawDocument;
 use capture::{Capture, Orphan};
 use prometheus::Registry;
-use proxy::{Config, Listener, Metrics, Watch};
+use proxy::{Config, Listener, Metrics, Upstream, Watch};
 use record::Record;
 use synclog::{Lsn, SyncLog};
 use tempfile::TempDir;
@@ -75,19 +75,19 @@ async fn stage(change: impl FnOnce(&mut Config), watch: Option<(Watch, Seen)>) -
 async fn build(change: impl FnOnce(&mut Config), watch: Option<(Watch, Seen)>, two: bool) -> Stage {
     let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = Config::new();
-    config.listen = "127.0.0.1:0".to_owned();
-    config.upstream = peer.local_addr().unwrap().to_string();
+    config.listen = "127.0.0.1:0".into();
+    config.upstream = Upstream::plain(peer.local_addr().unwrap().to_string());
     change(&mut config);
     let (watch, seen) = watch.unzip();
     let registry = Registry::new();
     let metrics = Metrics::register(&registry).unwrap();
     let listener = Listener::bind(config.clone(), watch, metrics).await.unwrap();
-    let address = listener.local_addr().to_string();
+    let address = listener.place().to_string();
     let stop = CancellationToken::new();
     let mut second = None;
     if two {
         let other = listener.beside(config).await.unwrap();
-        second = Some(other.local_addr().to_string());
+        second = Some(other.place().to_string());
         tokio::spawn(other.run(stop.clone()));
     }
     let running = tokio::spawn(listener.run(stop.clone()));
@@ -103,8 +103,12 @@ impl Stage {
     /// The same over one of the ports.
     pub(crate) async fn connect_to(&self, address: &str) -> (End, End) {
         let client = End(within(TcpStream::connect(address)).await.unwrap());
-        let (peer, _) = within(self.peer.accept()).await.unwrap();
-        (client, End(peer))
+        (client, self.accept().await)
+    }
+
+    /// The peer's end of the next connection that the proxy makes.
+    pub(crate) async fn accept(&self) -> End {
+        End(within(self.peer.accept()).await.unwrap().0)
     }
 
     pub(crate) fn log(&self) -> &SyncLog {
