@@ -248,7 +248,8 @@ impl Signals {
 }
 
 /// Builds the release binary and says where cargo put it.
-fn build(root: &Path) -> Result<PathBuf> {
+/// Builds the release binary and yields its path.
+pub(crate) fn build(root: &Path) -> Result<PathBuf> {
     println!("Building the release binary …");
     let mut build = cargo(root)
         .args(["build", "--release", "--locked", "--package", "dualsync", "--bin", "dualsync"])

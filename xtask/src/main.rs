@@ -1,10 +1,11 @@
 //! The project's chores: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask demo`,
-//! `cargo xtask fuzz`.
+//! `cargo xtask drivers`, `cargo xtask fuzz`.
 
 #![allow(clippy::print_stdout, reason = "a chore talks to the person who called it")]
 
 mod ci;
 mod demo;
+mod drivers;
 mod fuzz;
 mod tidy;
 
@@ -31,6 +32,8 @@ enum Chore {
     Demo(demo::Options),
     /// The fuzz targets, each for a while.
     Fuzz(fuzz::Options),
+    /// PyMongo's own tests, with and without the proxy: the outcomes must be the same. Takes a quarter of an hour.
+    Drivers(drivers::Options),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Chore::Tidy => root().and_then(|root| tidy::run(&root)),
         Chore::Demo(options) => root().and_then(|root| demo::run(&root, options)),
         Chore::Fuzz(options) => root().and_then(|root| fuzz::run(&root, &options)),
+        Chore::Drivers(options) => root().and_then(|root| drivers::run(&root, options)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

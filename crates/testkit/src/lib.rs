@@ -17,6 +17,7 @@ pub mod node;
 mod process;
 pub mod python;
 mod replica_set;
+pub mod suite;
 pub mod tls;
 pub mod traffic;
 mod wait;
