@@ -90,6 +90,8 @@ struct State {
     halves: [Half; 2],
     active: usize,
     unsynced: bool,
+    /// A write of the header failed: what it says now is not known. Nothing is noted before it is written again.
+    unsure: bool,
     closed: bool,
 }
 
@@ -124,6 +126,11 @@ impl Reserve {
         let mut state = self.take().inspect_err(|_| self.lose())?;
         if state.closed {
             return Err(NoteError::Closed);
+        }
+        if state.unsure {
+            let header = self.header(&state);
+            let written = self.write_header(&mut state, &header);
+            written.inspect_err(|_| self.lose()).map_err(|source| self.failed(source))?;
         }
         let number = state.number();
         if let Some(live) = state.live.get_mut(note) {
@@ -280,9 +287,10 @@ impl Reserve {
 
     fn write_header(&self, state: &mut State, header: &Header) -> io::Result<()> {
         let Some(file) = &state.file else { return Err(io::Error::other("there was no space for it yet")) };
-        self.disk.write(file, &[IoSlice::new(&header.encode())], 0)?;
+        let written = self.disk.write(file, &[IoSlice::new(&header.encode())], 0);
+        state.unsure = written.is_err();
         state.unsynced = true;
-        Ok(())
+        written
     }
 
     /// Puts on disk what was noted since the last time.

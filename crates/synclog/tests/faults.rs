@@ -147,75 +147,107 @@ async fn a_failed_sync_poisons_and_nobody_is_told_otherwise() {
     check_all(&log, 100);
 }
 
-#[tokio::test]
-async fn fail_the_nth_call() {
-    let seed = common::seed();
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut nth = 0;
-    loop {
-        let dir = scratch();
-        let errno = if random.bool() { ENOSPC } else { EIO };
-        let short = random.usize(..60);
-        let calls = Arc::new(AtomicU32::new(0));
-        let failed = Arc::new(Mutex::new(None));
-        let mut config = small(dir.path());
-        config.faults = Some(Faults::new({
-            let (calls, failed) = (Arc::clone(&calls), Arc::clone(&failed));
-            move |call| {
-                if calls.fetch_add(1, Ordering::SeqCst) != nth {
-                    return Verdict::Pass;
-                }
-                *failed.lock().unwrap() = Some(call);
-                if call == Call::Write && short > 30 {
-                    Verdict::Short(short - 30)
-                } else {
-                    Verdict::Fail(errno)
-                }
-            }
-        }));
-        let kept = work(&config).await;
-        config.faults = None;
-        let (log, found) = open(&config);
-        let failed = *failed.lock().unwrap();
-        let about = format!("call {nth}, {failed:?}: {found:?}");
-        let (records, damage) = read_through(&log);
-        assert_eq!(damage, 0, "{about}");
-        assert!(records.iter().all(|record| record.payload == payload(record.lsn.0, 200)), "{about}");
-        assert!(log.head() >= kept, "{about}: {kept}");
-        // What the disk could not read at open counts as damage; nothing else loses a record.
-        if failed != Some(Call::Read) {
-            assert!(found.gap.is_none(), "{about}");
-            assert_eq!(records.len() as u64, log.head().0 - log.trimmed().0, "{about}");
-        }
-        if calls.load(Ordering::SeqCst) <= nth {
-            break;
-        }
-        nth += 1;
-    }
-    assert!(nth > 50, "{nth} calls");
+/// What becomes of the n-th call, and of those after it.
+#[derive(Debug, Clone, Copy)]
+struct Failure {
+    nth: u32,
+    verdict: Verdict,
+    goes_on: bool,
 }
 
-/// Uses all that a log can do and shrugs at errors. Gives the head that was acknowledged.
-async fn work(config: &Config) -> Lsn {
-    let mut kept = Lsn(1);
+/// Each call of a run fails once, in each way, and then again with all that follow.
+#[tokio::test]
+async fn fail_every_call_in_every_way() {
+    let ways = [
+        (Verdict::Fail(ENOSPC), false),
+        (Verdict::Fail(EIO), false),
+        (Verdict::Short(1), false),
+        (Verdict::Short(45), false),
+        (Verdict::Fail(ENOSPC), true),
+        (Verdict::Fail(EIO), true),
+    ];
+    for (verdict, goes_on) in ways {
+        let mut nth = 0;
+        while fail(Failure { nth, verdict, goes_on }).await {
+            nth += 1;
+        }
+        assert!(nth > 150, "{nth} calls");
+    }
+}
+
+/// Whether the run made so many calls.
+async fn fail(failure: Failure) -> bool {
+    let dir = scratch();
+    let calls = Arc::new(AtomicU32::new(0));
+    let failed = Arc::new(Mutex::new(Vec::new()));
+    let mut config = small(dir.path());
+    config.faults = Some(Faults::new({
+        let (calls, failed) = (Arc::clone(&calls), Arc::clone(&failed));
+        move |call| {
+            let nth = calls.fetch_add(1, Ordering::SeqCst);
+            let fails = nth == failure.nth || (failure.goes_on && nth > failure.nth);
+            // Only a write can be short.
+            let short = matches!(failure.verdict, Verdict::Short(_)) && call != Call::Write;
+            if !fails || short {
+                return Verdict::Pass;
+            }
+            failed.lock().unwrap().push(call);
+            failure.verdict
+        }
+    }));
+    let kept = work(&config, failure.goes_on).await;
+    config.faults = None;
+    let (log, found) = open(&config);
+    let failed = failed.lock().unwrap();
+    let about = format!("{failure:?}, {:?}: {kept:?}, {found:?}", failed.first());
+    let (records, damage) = read_through(&log);
+    assert_eq!(damage, 0, "{about}");
+    assert!(records.iter().all(|record| record.payload == payload(record.lsn.0, 200)), "{about}");
+    assert!(log.head() >= kept.head, "{about}");
+    // What the disk could not read at open counts as damage; nothing else loses a record.
+    if !failed.contains(&Call::Read) {
+        assert!(found.gap.is_none(), "{about}");
+        assert_eq!(records.len() as u64, log.head().0 - log.trimmed().0, "{about}");
+    }
+    let notes = log.notes();
+    assert!(!kept.noted || notes.everything || !notes.notes.is_empty(), "{about}: {notes:?}");
+    calls.load(Ordering::SeqCst) > failure.nth
+}
+
+/// What a run was promised.
+#[derive(Debug, Default)]
+struct Kept {
+    head: Lsn,
+    noted: bool,
+}
+
+/// Uses all that a log can do and shrugs at errors. Unless they go on, what failed works when it is tried again.
+async fn work(config: &Config, goes_on: bool) -> Kept {
+    let mut kept = Kept { head: Lsn(1), noted: false };
     for round in 0..2 {
         let Ok((log, found)) = SyncLog::open(config.clone()) else { continue };
-        assert!(found.head >= kept, "{found:?}");
+        assert!(found.head >= kept.head, "{found:?}");
         for step in 0..40u64 {
             let lsn = log.head();
             if let Ok(appended) = log.append(lsn.0 as u8, &[&payload(lsn.0, 200)]) {
                 assert_eq!(appended, lsn);
-                kept = lsn.next();
+                kept.head = lsn.next();
             }
-            assert_eq!(log.head(), kept.max(lsn));
+            assert_eq!(log.head(), kept.head.max(lsn));
             if step % 15 == 10 {
                 let durable = log.wait_durable(log.head()).await;
                 assert!(durable.is_err() || log.durable() == log.head());
                 let cursor = Cursor { applied: Lsn(1.max(log.head().0 / 2)), data: vec![round] };
                 let stored = log.store_cursor(&cursor, CursorSync::Now);
                 assert!(
-                    stored.is_err() || log.trim(cursor.applied).is_ok() || log.trim(cursor.applied).is_ok()
+                    goes_on
+                        || stored.is_err()
+                        || log.trim(cursor.applied).is_ok()
+                        || log.trim(cursor.applied).is_ok()
                 );
+                let notes = log.notes();
+                let _ = log.clear_notes(notes.upto);
+                kept.noted = log.note(&[round; 10]).is_ok();
             }
         }
         let _ = log.close();
