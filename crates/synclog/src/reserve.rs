@@ -165,6 +165,13 @@ impl Reserve {
     /// Forgets what was wanted before `upto` only.
     pub(crate) fn clear(&self, upto: NoteLsn) -> Result<(), NoteError> {
         let _one = self.clearing.lock();
+        self.clear_one_half(upto)?;
+        let shut = self.take().is_ok_and(|state| state.halves[state.active].shut);
+        // The other one is clean now.
+        if shut { self.clear_one_half(upto) } else { Ok(()) }
+    }
+
+    fn clear_one_half(&self, upto: NoteLsn) -> Result<(), NoteError> {
         let mut state = self.take()?;
         if state.closed {
             return Err(NoteError::Closed);

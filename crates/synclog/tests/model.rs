@@ -1,8 +1,10 @@
-//! The log equals a `Vec`, whatever is done to it: append, read, sync, cursor, trim, reopen, crash, torn write, full disk.
+//! The log equals a `Vec`, whatever is done to it: append, read, sync, cursor, trim, notes, reopen, crash,
+//! torn write, full disk; and the level follows its size.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use common::{crash_copy, cut_to, len, open, payload, scratch, segments, small};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use synclog::{Config, Cursor, CursorSync, Durability, Faults, Lsn, ReadError, Reader, SyncLog, Verdict};
+use synclog::{
+    Config, Cursor, CursorSync, Durability, Faults, Level, Lsn, ReadError, Reader, SyncLog, Verdict,
+};
 use tempfile::TempDir;
 
 #[derive(Debug, Clone)]
@@ -35,6 +39,15 @@ enum Op {
     Trim {
         behind: u64,
     },
+    Note {
+        which: u8,
+        /// While the disk refuses everything.
+        refused: bool,
+    },
+    ClearNotes {
+        /// Noted after the reader has looked.
+        between: Option<u8>,
+    },
     Reopen,
     /// The process dies; all that was written is there.
     Crash,
@@ -55,6 +68,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..40usize).prop_map(|records| Op::Read { records }),
         4 => (0..20u64, sync).prop_map(|(behind, sync)| Op::StoreCursor { behind, sync }),
         3 => (0..30u64).prop_map(|behind| Op::Trim { behind }),
+        3 => (0..12u8, prop::bool::weighted(0.1)).prop_map(|(which, refused)| Op::Note { which, refused }),
+        2 => prop::option::of(0..12u8).prop_map(|between| Op::ClearNotes { between }),
         1 => Just(Op::Reopen),
         1 => Just(Op::Crash),
         1 => (len(), 0..400u64).prop_map(|(len, through)| Op::TornAppend { len, through }),
@@ -74,6 +89,9 @@ struct Model {
     records: Vec<(u8, Vec<u8>)>,
     cursor: Option<Cursor>,
     durable: Lsn,
+    notes: BTreeSet<u8>,
+    /// A note was refused, and that is not cleared: everything may be noted.
+    refused: bool,
     /// Last: it is deleted after the log is closed.
     dir: TempDir,
 }
@@ -83,6 +101,7 @@ impl Model {
         let dir = scratch();
         let mut config = small(dir.path());
         config.durability = durability;
+        config.bytes_max = Some(64 << 10);
         let full = Arc::new(AtomicBool::new(false));
         let through = Arc::new(AtomicUsize::new(0));
         config.faults = Some(Faults::new({
@@ -100,7 +119,22 @@ impl Model {
         let reader = log.reader(Lsn::ZERO).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (records, cursor, durable) = (Vec::new(), None, Lsn(1));
-        Model { runtime, dir, config, full, through, crashes: 0, log, reader, records, cursor, durable }
+        let (notes, refused) = (BTreeSet::new(), false);
+        Model {
+            runtime,
+            dir,
+            config,
+            full,
+            through,
+            crashes: 0,
+            log,
+            reader,
+            records,
+            cursor,
+            durable,
+            notes,
+            refused,
+        }
     }
 
     fn head(&self) -> Lsn {
@@ -143,6 +177,31 @@ impl Model {
                     Ok(()) => assert!(self.log.trimmed() <= upto.max(before)),
                     Err(_) => assert_eq!(self.log.trimmed(), before),
                 }
+            }
+            Op::Note { which, refused: true } => {
+                self.through.store(usize::from(*which), Ordering::SeqCst);
+                self.full.store(true, Ordering::SeqCst);
+                let noted = self.log.note(&[*which; 3]);
+                self.full.store(false, Ordering::SeqCst);
+                // One that is there already needs no disk; another one is everything now.
+                assert!(noted.is_err() || self.notes.contains(which) || self.refused);
+                self.refused |= !self.notes.contains(which);
+            }
+            Op::Note { which, refused: false } => {
+                self.log.note(&[*which; 3]).unwrap();
+                self.notes.insert(*which);
+            }
+            Op::ClearNotes { between } => {
+                let told = self.log.notes();
+                self.check_notes();
+                self.notes.clear();
+                if let Some(which) = between {
+                    self.log.note(&[*which; 3]).unwrap();
+                    self.notes.insert(*which);
+                }
+                self.log.clear_notes(told.upto).unwrap();
+                // With a half that is shut, there may be no room for the one in between.
+                self.refused &= between.is_some();
             }
             Op::Reopen => {
                 self.log.close().unwrap();
@@ -210,7 +269,26 @@ impl Model {
         }
     }
 
+    fn check_notes(&self) {
+        let told = self.log.notes();
+        let notes: BTreeSet<u8> = told.notes.iter().map(|note| note[0]).collect();
+        assert_eq!(notes.len(), told.notes.len(), "{told:?}");
+        assert!(told.everything <= self.refused, "{told:?}");
+        assert!(told.everything || notes == self.notes, "{told:?}, not {:?}", self.notes);
+    }
+
     fn check(&self) {
+        self.check_notes();
+        let stats = self.log.stats();
+        let files: u64 = segments(&self.config.dir).iter().map(|path| len(path)).sum();
+        assert_eq!(stats.bytes, files);
+        let expected = match files * 100 / (64 << 10) {
+            0..80 => Level::Normal,
+            80..90 => Level::Warning,
+            90..100 => Level::Tight,
+            _ => Level::Full,
+        };
+        assert_eq!((stats.level, self.log.level()), (expected, expected));
         let (trimmed, durable, head) = (self.log.trimmed(), self.log.durable(), self.log.head());
         let applied = self.cursor.as_ref().map_or(Lsn(1), |cursor| cursor.applied);
         assert_eq!((head, self.log.cursor().as_ref()), (self.head(), self.cursor.as_ref()));
