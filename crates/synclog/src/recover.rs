@@ -23,6 +23,7 @@ use crate::disk::Disk;
 use crate::error::OpenError;
 use crate::folder::{Aside, Folder, disk};
 use crate::format::{self, BlockFault, BootId, LogId, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::reserve::Reserve;
 use crate::walk::{Step, Walk};
 
 /// What was found at open, what was kept and what was cut.
@@ -89,6 +90,7 @@ struct Scan {
 pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Result<Recovered, OpenError> {
     // All that could be refused is looked at before anything is changed.
     let listing = folder.list()?;
+    Reserve::refuse(folder)?;
     let mut loaded = slot::load(disk_calls, &folder.cursor())?;
     let mut candidates = Vec::new();
     for (base, path) in listing.segments {

@@ -370,8 +370,17 @@ fn files_are_private_and_wider_ones_are_refused() {
         assert_eq!(mode(&path), 0o600, "{}", path.display());
     }
     log.close().unwrap();
-    let wide = segments(&config.dir)[0].clone();
-    for (path, mode, mend) in [(&config.dir, 0o750, "chmod 700"), (&wide, 0o644, "chmod 600")] {
+    // Also what recovery has set aside: it holds records.
+    let [first, cursor, reserve, torn, damaged] =
+        ["0000000000000001.seg", "cursor", "reserve", "1-40-0.torn", "1-0-0.damaged"]
+            .map(|name| config.dir.join(name));
+    for path in [&torn, &damaged] {
+        fs::copy(&first, path).unwrap();
+    }
+    let files = [&first, &cursor, &reserve, &torn, &damaged].map(|path| (path, 0o644, "chmod 600"));
+    let folder = [(&config.dir, 0o750, "chmod 700"), (&config.dir, 0o701, "chmod 700")];
+    let group = [&first, &cursor, &reserve].map(|path| (path, 0o620, "chmod 600"));
+    for (path, mode, mend) in files.into_iter().chain(folder).chain(group) {
         let before = fs::metadata(path).unwrap().permissions();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         let error = open_error(&config);

@@ -515,7 +515,7 @@ fn a_newer_log_is_refused_and_left_alone() {
     let (log, _) = open(&config);
     fill(&log, 10, 21);
     log.close().unwrap();
-    for (name, size) in [("0000000000000001.seg", 64), ("cursor", 512)] {
+    for (name, size) in [("0000000000000001.seg", 64), ("cursor", 512), ("reserve", 512)] {
         let copy = crashed(&config, dir.path());
         let path = copy.dir.join(name);
         let mut bytes = fs::read(&path).unwrap();

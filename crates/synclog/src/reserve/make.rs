@@ -5,7 +5,7 @@
 //! - without space there is none: the log opens, and it is tried again whenever there may be some
 
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,23 @@ use crate::sync::Mutex;
 use crate::sync::atomic::AtomicU64;
 
 impl Reserve {
+    /// What must not be opened is refused before anything is changed.
+    pub(crate) fn refuse(folder: &Folder) -> Result<(), OpenError> {
+        let path = folder.reserve();
+        if !path.exists() {
+            return Ok(());
+        }
+        refuse_too_open(&path, 0o600)?;
+        let mut header = Vec::new();
+        let file = File::open(&path).map_err(disk("open", &path))?;
+        // What cannot be read is as good as damaged.
+        let _ = file.take(HEADER_BYTES as u64).read_to_end(&mut header);
+        match Header::decode(&header) {
+            Err(BlockFault::Newer(version)) => Err(OpenError::Newer { path, version }),
+            Ok(_) | Err(BlockFault::Damaged) => Ok(()),
+        }
+    }
+
     /// `new`: the log had nothing, so nothing can have been noted. The texts are for people.
     pub(crate) fn start(
         disk_calls: &Disk,
@@ -43,12 +60,10 @@ impl Reserve {
         };
         let mut told = Vec::new();
         if path.exists() {
-            refuse_too_open(&path, 0o600)?;
             let file = disk_calls.open(&path).map_err(disk("open", &path))?;
             // What cannot be read is as good as damaged.
             let bytes: Bytes = disk_calls.read(&file, 0, FILE_BYTES + 1).unwrap_or_default().into();
             match Header::decode(&bytes) {
-                Err(BlockFault::Newer(version)) => return Err(OpenError::Newer { path, version }),
                 Ok(header) if header.id == id && bytes.len() == FILE_BYTES => {
                     told.extend(reserve.read(file, &header, &bytes));
                 }
