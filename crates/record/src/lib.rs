@@ -10,10 +10,12 @@
 
 mod codec;
 mod entry;
+mod json;
 mod key;
 mod namespace;
 
 pub use codec::{DecodeError, Record, RecordKind};
 pub use entry::{Doubt, Effect, Entry, Mark, Op, Predicate, Raw, Target, Touch};
+pub use json::Show;
 pub use key::Key;
 pub use namespace::Namespace;
