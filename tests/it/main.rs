@@ -11,4 +11,5 @@ mod sidecar;
 mod startup;
 mod support;
 mod topologies;
+mod transparency;
 mod writes;
