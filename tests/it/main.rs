@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod drivers;
+mod memory;
 mod outages;
 mod security;
 mod shop;

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bson::{Document, doc};
+use bson::{Document, RawDocumentBuf, doc};
 use mongodb::{Client, Collection};
 use testkit::wait_for;
 
 use super::{DB, equal_but_for_dirty, expect, stage, ways};
+use crate::bad_input::raw::{Socket, body, op_msg};
 use crate::support::{DRAIN_MAX, Source, Stage};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -15,7 +16,7 @@ async fn an_update_that_runs_out_of_time() -> Result<()> {
     let stage = stage(Source::standalone().await?).await?;
     let slow = documents(&stage, "out_of_time").await?;
     let before = ways(&stage).await?;
-    let mut command = slow_update("out_of_time");
+    let mut command = slow_update("out_of_time", doc! {});
     command.insert("maxTimeMS", 500);
     let database = stage.dualsync.client().await?.database(DB);
     let reply = database.run_command(command).await;
@@ -31,8 +32,10 @@ async fn an_update_that_is_killed() -> Result<()> {
     let slow = documents(&stage, "killed").await?;
     let before = ways(&stage).await?;
     let database = stage.dualsync.client().await?.database(DB);
-    let (reply, killed) =
-        tokio::join!(async { database.run_command(slow_update("killed")).await }, kill(&stage, &slow));
+    let (reply, killed) = tokio::join!(
+        async { database.run_command(slow_update("killed", doc! {})).await },
+        kill(&stage, &slow)
+    );
     killed?;
     ensure!(failed(&reply), "it ran to its end: {reply:?}");
     partly_done(&slow).await?;
@@ -40,12 +43,36 @@ async fn an_update_that_is_killed() -> Result<()> {
     equal_but_for_dirty(&stage, 0).await
 }
 
-/// Kills the update once it has reached some documents.
-async fn kill(stage: &Stage, slow: &Collection<Document>) -> Result<()> {
-    wait_for("the update to be on its way", SOON, async || {
-        Ok((slow.count_documents(doc! {"sum": {"$exists": true}}).await? > 0).then_some(()))
+/// wire-facts 3: it runs to its end. Nobody waits for the reply but us.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_whose_client_has_gone() -> Result<()> {
+    let stage = stage(Source::standalone().await?).await?;
+    let slow = documents(&stage, "gone").await?;
+    let before = ways(&stage).await?;
+    let mut update = slow_update("gone", doc! {"_id": {"$lt": 100}});
+    update.insert("$db", DB);
+    let update = RawDocumentBuf::try_from(&update)?;
+    let mut socket = Socket::connect(&stage.dualsync.proxy_address()).await?;
+    socket.send(&op_msg(0, &body(&update))).await?;
+    reached_some(&slow).await?;
+    drop(socket);
+    ensure!(
+        slow.count_documents(doc! {"sum": {"$exists": true}}).await? < 50,
+        "it had ended before its client went"
+    );
+    wait_for("its entry", SOON, async || {
+        let report = stage.dualsync.report().await?;
+        Ok((report["counts"]["captured"] == 2).then_some(()))
     })
     .await?;
+    ensure!(slow.count_documents(doc! {"sum": {"$exists": true}}).await? == 100, "it was cut off");
+    expect(&stage, before, [1, 0, 0]).await?;
+    equal_but_for_dirty(&stage, 0).await
+}
+
+/// Kills the update once it has reached some documents.
+async fn kill(stage: &Stage, slow: &Collection<Document>) -> Result<()> {
+    reached_some(slow).await?;
     let client: Client = stage.source.client().await?;
     let admin = client.database("admin");
     let ns = format!("{DB}.{}", slow.name());
@@ -62,6 +89,13 @@ async fn kill(stage: &Stage, slow: &Collection<Document>) -> Result<()> {
     Ok(())
 }
 
+async fn reached_some(slow: &Collection<Document>) -> Result<()> {
+    wait_for("the update to be on its way", SOON, async || {
+        Ok((slow.count_documents(doc! {"sum": {"$exists": true}}).await? > 0).then_some(()))
+    })
+    .await
+}
+
 /// Documents on the source, as a client beside the proxy sees them.
 async fn documents(stage: &Stage, name: &str) -> Result<Collection<Document>> {
     let through = stage.dualsync.client().await?.database(DB).collection::<Document>(name);
@@ -71,11 +105,11 @@ async fn documents(stage: &Stage, name: &str) -> Result<Collection<Document>> {
 }
 
 /// Some ten milliseconds for each document.
-fn slow_update(name: &str) -> Document {
+fn slow_update(name: &str, filter: Document) -> Document {
     let sum = doc! {"$reduce": {
         "input": {"$range": [0, 20_000]}, "initialValue": 0, "in": {"$add": ["$$value", "$$this"]},
     }};
-    doc! {"update": name, "updates": [{"q": {}, "u": [{"$set": {"sum": sum}}], "multi": true}]}
+    doc! {"update": name, "updates": [{"q": filter, "u": [{"$set": {"sum": sum}}], "multi": true}]}
 }
 
 fn failed(reply: &mongodb::error::Result<Document>) -> bool {

@@ -1,0 +1,215 @@
+//! How each kind of request is forwarded: as it comes, but for its last byte, or once it was seen whole.
+
+use bytes::Bytes;
+use capture::Class;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    select,
+    time::Instant,
+};
+use wire::{
+    FRAME_BYTES_MAX,
+    hello::{self, Asked},
+};
+
+use super::{End, HELLO_BYTES_MAX, Request, Requests, Way, head_of, late_way, look_inside, more};
+use crate::{
+    held::{OWN_BYTES, Room},
+    outstanding::ReplyTo,
+    watch::apart,
+};
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
+    pub(super) async fn send_hello(&mut self, request: Request) -> Result<(), End> {
+        if request.length > HELLO_BYTES_MAX {
+            // No driver sends that. Compressors that we cannot read leave with the reply.
+            self.expect(request, ReplyTo::Hello(Asked::Members));
+            return self.send_rest(request, 0).await;
+        }
+        let frame = self.whole_frame().await?;
+        let asked = hello::asked(&frame).unwrap_or(Asked::Members);
+        self.expect(request, ReplyTo::Hello(asked));
+        match hello::offer_readable_compressors(&frame) {
+            Some(instead) => self.send(&instead).await,
+            None => self.send(&frame).await,
+        }
+    }
+
+    /// Forwards a captured request: all but its last byte as it comes, or nothing, until it is whole and marked.
+    pub(super) async fn send_captured(&mut self, request: Request, class: Class) -> Result<(), End> {
+        if request.length > FRAME_BYTES_MAX {
+            // A server that takes more than any that we know; our parsers do not.
+            return self.send_unscanned(request, 0).await;
+        }
+        let (since, mut room) = (Instant::now(), Room::default());
+        let own = self.own_bytes();
+        let mut sent = 0;
+        loop {
+            let here = self.head()?.bytes.len();
+            if !self.held.cover(&mut room, here.saturating_sub(own)).await {
+                drop(room);
+                return self.send_unscanned(request, sent).await;
+            }
+            if here == request.length {
+                break;
+            }
+            if matches!(class, Class::Watch) {
+                let head = head_of(&self.client)?;
+                self.upstream.write_all(&head.bytes[sent..]).await.map_err(|_| End::Upstream)?;
+                sent = here;
+            }
+            if !self.fill_held(since).await? {
+                drop(room);
+                return self.send_unscanned(request, sent).await;
+            }
+        }
+        let frame = self.whole_frame().await?;
+        self.send_seen(request, &frame, &frame, sent, room).await
+    }
+
+    /// Marks and forwards a whole captured request, of which `sent` bytes have left. What it says stands in `inside`,
+    /// which is the frame itself unless that is compressed.
+    async fn send_seen(
+        &mut self,
+        request: Request,
+        frame: &[u8],
+        inside: &[u8],
+        sent: usize,
+        room: Room,
+    ) -> Result<(), End> {
+        let captured = self.watching.as_ref().and_then(|watching| watching.request(inside, room));
+        let Some(mut captured) = captured else {
+            self.expect(request, ReplyTo::Plain);
+            return self.send(&frame[sent..]).await;
+        };
+        let instead = captured.forward().filter(|_| sent == 0);
+        self.register(request, captured);
+        match instead {
+            Some(frame) => self.send(&frame).await,
+            None => self.send(&frame[sent..]).await,
+        }
+    }
+
+    /// Holds a compressed request until it is whole, to learn what it is. It goes on as it came, but for an added `_id`.
+    pub(super) async fn send_compressed(&mut self, request: Request) -> Result<(), End> {
+        let (since, mut room) = (Instant::now(), Room::default());
+        let own = self.own_bytes();
+        loop {
+            let head = self.head()?;
+            let (here, inflated) = (head.bytes.len(), wire::inflated_bytes(&head));
+            let is_large = request.length.max(inflated) > HELLO_BYTES_MAX;
+            if is_large && self.watching.is_none() {
+                // Whether it gets a reply is not known; one that nobody waits for is forwarded all the same.
+                self.metrics.requests_pass.inc();
+                return self.send_rest(request, 0).await;
+            }
+            let readable = request.length.max(inflated) <= FRAME_BYTES_MAX;
+            if !readable || !self.held.cover(&mut room, (here + inflated).saturating_sub(own)).await {
+                drop(room);
+                return self.send_unscanned(request, 0).await;
+            }
+            if here == request.length {
+                break;
+            }
+            if !self.fill_held(since).await? {
+                drop(room);
+                return self.send_unscanned(request, 0).await;
+            }
+        }
+        let inside =
+            apart(room.bytes(), || wire::inflate(self.head()?.bytes).map_err(|_| End::NotAFrame)).ok();
+        let inner = inside.as_deref().and_then(|inside| look_inside(inside, |name| self.class(name)));
+        match (inner, inside) {
+            (Some(Request { way: Way::Captured(class), expect, .. }), Some(inside)) => {
+                self.count(class);
+                let frame = self.whole_frame().await?;
+                self.send_seen(Request { expect, ..request }, &frame, &inside, 0, room).await
+            }
+            (Some(Request { way, expect, .. }), _) => {
+                drop(room);
+                Box::pin(self.forward(Request { way, expect, ..request })).await
+            }
+            (None, _) => {
+                self.metrics.requests_pass.inc();
+                let frame = self.whole_frame().await?;
+                self.send_seen(request, &frame, &frame, 0, room).await
+            }
+        }
+    }
+
+    /// What the request in hand may hold besides the shared room.
+    fn own_bytes(&self) -> usize {
+        if self.conversation.outstanding().has_write() { 0 } else { OWN_BYTES }
+    }
+
+    /// Forwards a captured request that cannot be looked at; `sent` of its bytes have left.
+    async fn send_unscanned(&mut self, request: Request, sent: usize) -> Result<(), End> {
+        let head = self.head()?.bytes;
+        self.unsent = self.watching.as_ref().and_then(|watching| watching.unscanned(head));
+        if self.unsent.is_none() {
+            self.expect(request, ReplyTo::Plain);
+        }
+        self.send_rest(request, sent).await
+    }
+
+    /// Forwards a request whose name comes behind a document sequence: held until it is whole, then it is known.
+    pub(super) async fn send_late_name(&mut self, request: Request) -> Result<(), End> {
+        if request.length > FRAME_BYTES_MAX {
+            return self.send_unscanned(request, 0).await;
+        }
+        let (since, mut room) = (Instant::now(), Room::default());
+        loop {
+            let here = self.head()?.bytes.len();
+            let held = self.held.cover(&mut room, here).await;
+            if held && here == request.length {
+                break;
+            }
+            if !held || !self.fill_held(since).await? {
+                drop(room);
+                return self.send_unscanned(request, 0).await;
+            }
+        }
+        let way = late_way(self.head()?.bytes, |name| self.class(name));
+        // What captures it takes its own room.
+        drop(room);
+        Box::pin(self.forward(Request { way, ..request })).await
+    }
+
+    /// Forwards what is left of the front frame as it arrives; `sent` of its bytes have left. A write that it carries
+    /// counts from its last part on: mongod runs nothing that is not whole.
+    pub(super) async fn send_rest(&mut self, request: Request, mut sent: usize) -> Result<(), End> {
+        loop {
+            while let Some(part) = self.client.frames.take_part().map_err(|_| End::NotAFrame)? {
+                let skip = sent.min(part.len());
+                sent -= skip;
+                let is_last = self.client.frames.remaining() == 0;
+                if let Some(captured) = self.unsent.take_if(|_| is_last) {
+                    self.register(request, captured);
+                }
+                self.send(&part[skip..]).await?;
+                if is_last {
+                    return Ok(());
+                }
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// The front frame, when all of it has arrived. Whoever calls this has bounded its length.
+    async fn whole_frame(&mut self) -> Result<Bytes, End> {
+        loop {
+            if let Some(frame) = self.client.frames.take_frame().map_err(|_| End::NotAFrame)? {
+                return Ok(frame);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Waits for more of a held frame; false when its room, held since `since`, is wanted by others.
+    async fn fill_held(&mut self, since: Instant) -> Result<bool, End> {
+        select! {
+            filled = self.client.fill() => more(filled).map(|()| true),
+            () = self.held.wanted(since) => Ok(false),
+        }
+    }
+}
