@@ -4,6 +4,7 @@
 //! at the same time, through the proxy against another; what it prints must be the same, line by line, once addresses,
 //! times and generated ids have been made equal ([`same`]). `cargo xtask drivers` runs more: PyMongo's own tests.
 
+mod own_tests;
 mod rust;
 mod same;
 mod shell;
@@ -18,7 +19,7 @@ use testkit::{node, python};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::support::{Source, Stage};
+use crate::support::{DRAIN_MAX, Source, Stage};
 use same::Same;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -43,6 +44,34 @@ impl Kind {
         match self {
             Kind::Standalone => "standalone",
             Kind::ReplicaSet => "rs",
+        }
+    }
+
+    /// Script, options of the connection string, size. Each compressor is spoken by each of the drivers on one of the
+    /// two kinds, and by PyMongo and Node on both kinds at least one.
+    fn runs(self) -> &'static [(&'static str, &'static str, &'static str)] {
+        match self {
+            Kind::Standalone => &[
+                ("pymongo", "", "large"),
+                ("pymongo", "?compressors=zlib", "small"),
+                ("node", "?compressors=snappy", "small"),
+                ("node", "?compressors=zstd", "small"),
+                ("mongoose", "", "small"),
+            ],
+            Kind::ReplicaSet => &[
+                ("pymongo", "?compressors=snappy", "small"),
+                ("pymongo", "?compressors=zstd&replicaSet=rs", "small"),
+                ("node", "?replicaSet=rs", "small"),
+                ("node", "?compressors=zlib", "small"),
+                ("mongoose", "?compressors=zlib", "small"),
+            ],
+        }
+    }
+
+    fn runs_of_rust(self) -> &'static [&'static str] {
+        match self {
+            Kind::Standalone => &["?compressors=zstd"],
+            Kind::ReplicaSet => &["", "?compressors=snappy,zlib"],
         }
     }
 
@@ -101,14 +130,18 @@ async fn every_driver(kind: Kind) -> Result<()> {
     let scripts = tokio::task::spawn_blocking(Script::all).await.context("install the drivers")??;
     let pair = Pair::start(kind).await?;
     let mut failures = Vec::new();
-    for script in &scripts {
-        failures.extend(pair.compare(script, "", "small").await.err());
+    for (name, options, size) in kind.runs() {
+        let script = scripts.iter().find(|script| script.name == *name).context("a script of this name")?;
+        failures.extend(pair.compare(script, options, size).await.err());
     }
-    failures.extend(rust::compare(&pair).await.err());
+    for options in kind.runs_of_rust() {
+        failures.extend(rust::compare(&pair, options).await.err());
+    }
     failures.extend(shell::compare(&pair).await.err());
     let told: Vec<String> = failures.iter().map(|failure| format!("{failure:#}")).collect();
     ensure!(told.is_empty(), "through the proxy it is not the same:\n{}", told.join("\n\n"));
-    Ok(())
+    // What the drivers wrote has also found its way.
+    pair.proxied.dualsync.wait_drained(DRAIN_MAX).await
 }
 
 /// A driver's script: `program arguments URI DATABASE KIND SIZE`.
