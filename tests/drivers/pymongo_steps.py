@@ -34,17 +34,19 @@ class Commands(monitoring.CommandListener):
     """Remembers the commands of a step, with the fields that they bore."""
 
     def __init__(self):
-        self.seen = []
+        self.seen = {}
 
     def started(self, event):
         hidden = ("lsid", "$clusterTime", "$db", "documents", "updates", "deletes")
-        self.seen.append([event.command_name, [key for key in event.command if key not in hidden]])
+        # Cursors that were left alone are killed from a thread of the driver's, some time later.
+        if event.command_name != "killCursors":
+            self.seen[event.request_id] = [event.command_name, [key for key in event.command if key not in hidden]]
 
     def succeeded(self, event):
-        self.seen[-1].append("ok")
+        self.seen.get(event.request_id, []).append("ok")
 
     def failed(self, event):
-        self.seen[-1].append(event.failure.get("code"))
+        self.seen.get(event.request_id, []).append(event.failure.get("code"))
 
 
 commands = Commands()
@@ -340,7 +342,7 @@ def aggregation():
 def map_reduce():
     c = collection("map_reduce", [{"_id": i, "k": i % 2} for i in range(6)])
     job = {"mapReduce": c.name, "map": "function() { emit(this.k, 1) }", "reduce": "function(k, v) { return Array.sum(v) }"}
-    return [sorted(db.command({**job, "out": {"inline": 1}})["results"], key=str), db.command({**job, "out": "reduced"})["result"], list(db.reduced.find())]
+    return [sorted(db.command({**job, "out": {"inline": 1}})["results"], key=str), db.command({**job, "out": "reduced"})["result"], list(db.reduced.find().sort("_id"))]
 
 
 @step
@@ -606,12 +608,12 @@ def compression():
 
 
 for function in STEPS:
-    commands.seen = []
+    commands.seen = {}
     try:
         result = function()
     except Exception as error:
         result = {"raised": type(error).__name__, "says": str(error), "where": traceback.format_exc().splitlines()}
-    sent = commands.seen if function.__name__ not in ("concurrency", "tailable") else None
+    sent = list(commands.seen.values()) if function.__name__ not in ("concurrency", "tailable") else None
     print(function.__name__, json_util.dumps(result, json_options=json_util.CANONICAL_JSON_OPTIONS), sep="\t", flush=True)
     print(function.__name__ + " sent", json_util.dumps(sent), sep="\t", flush=True)
 client.drop_database(DATABASE)
