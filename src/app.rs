@@ -13,6 +13,7 @@ use capture::{Capture, Pattern};
 use futures_util::future::join_all;
 use prometheus::Registry;
 use proxy::{Listener, ServerTls, Watch};
+use reconciler::Reconciler;
 use record::Namespace;
 use replicator::{Filter, Miss, Orphan, Pending, Replicator};
 use synclog::SyncLog;
@@ -40,10 +41,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let registry = Registry::new();
     let doors = Doors::read(&config)?;
     doors::refuse_open(&config).await?;
-    let (sync, replicator) = match config.sync_enabled() {
+    let (sync, workers) = match config.sync_enabled() {
         true => {
-            let (sync, replicator) = build_sync(&config, &doors, &registry).await?;
-            (Some(sync), Some(replicator))
+            let (sync, workers) = build_sync(&config, &doors, &registry).await?;
+            (Some(sync), Some(workers))
         }
         false => {
             replicator::capture_is_off(&config.log.dir)
@@ -67,7 +68,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         .await
         .context("open the admin port")?;
     info!(version = env!("CARGO_PKG_VERSION"), proxy = %listen.join(", "), admin = %admin.local_addr(), "dualsync listens");
-    Running::start(program, listeners, tls, replicator, admin, orphan_inbox).await
+    Running::start(program, listeners, tls, workers, admin, orphan_inbox).await
 }
 
 /// Runs all listeners until `shutdown`; they drain at the same time.
@@ -75,12 +76,32 @@ async fn serve(listeners: Vec<Listener>, shutdown: CancellationToken) {
     join_all(listeners.into_iter().map(|listener| listener.run(shutdown.clone()))).await;
 }
 
+/// What brings the log to the target, and makes good what the log cannot.
+struct Workers {
+    replicator: Replicator,
+    /// None when it is switched off.
+    reconciler: Option<Reconciler>,
+}
+
+impl Workers {
+    /// They end together: neither is of use without the other.
+    async fn run(self, shutdown: CancellationToken) {
+        let reconcile = async {
+            match self.reconciler {
+                Some(reconciler) => reconciler.run(shutdown.clone()).await,
+                None => shutdown.cancelled().await,
+            }
+        };
+        tokio::join!(self.replicator.run(shutdown.clone()), reconcile);
+    }
+}
+
 /// Opens the log and prepares the replicator; nothing runs yet.
 async fn build_sync(
     config: &Config,
     doors: &Doors,
     registry: &Registry,
-) -> anyhow::Result<(Sync, Replicator)> {
+) -> anyhow::Result<(Sync, Workers)> {
     let AtlasConfig { uri: Some(atlas) } = &config.atlas else {
         bail!("sync.enabled is true, but atlas.uri is not set: set MONGODB_ATLAS_URI");
     };
@@ -129,7 +150,15 @@ async fn build_sync(
         let guard = Box::new(capture.enter_orphan(&record, replicator::now_ms()));
         shared.orphan(Orphan { mark, record, guard });
     }
-    Ok((Sync { log, capture, shared, pending }, replicator))
+    let settings = reconciler::Config {
+        source_uri: config.local.uri.expose().to_owned(),
+        target_uri: atlas.expose().to_owned(),
+        documents_per_second_max: config.sync.compare_rate_max,
+    };
+    let reconciler = Reconciler::new(settings, shared.clone(), registry)?;
+    let comparing = reconciler.progress();
+    let reconciler = (config.sync.compare_rate_max > 0).then_some(reconciler);
+    Ok((Sync { log, capture, shared, pending, comparing }, Workers { replicator, reconciler }))
 }
 
 fn take_misses(capture: &Capture) -> Vec<Miss> {
@@ -159,7 +188,7 @@ impl Running {
         program: Arc<Program>,
         listeners: Vec<Listener>,
         tls: Option<Arc<ServerTls>>,
-        replicator: Option<Replicator>,
+        workers: Option<Workers>,
         admin: admin::Admin,
         orphans: mpsc::Receiver<capture::Orphan>,
     ) -> anyhow::Result<()> {
@@ -167,7 +196,7 @@ impl Running {
         let mut running = Running {
             proxy: tokio::spawn(serve(listeners, CancellationToken::clone(&stop_proxy))),
             admin: tokio::spawn(admin.run(CancellationToken::clone(&stop_admin))),
-            replicator: replicator.map(|it| tokio::spawn(it.run(CancellationToken::clone(&stop_replicator)))),
+            replicator: workers.map(|it| tokio::spawn(it.run(CancellationToken::clone(&stop_replicator)))),
             orphans,
             tls,
             program,

@@ -34,6 +34,8 @@ pub(crate) struct Sync {
     pub(crate) capture: Arc<Capture>,
     pub(crate) shared: Shared,
     pub(crate) pending: Arc<Pending>,
+    /// What is being done about dirty namespaces.
+    pub(crate) comparing: reconciler::Progress,
 }
 
 /// Everything that can be seen and told.
@@ -260,10 +262,10 @@ impl System for Program {
             positions: self.sync.as_ref().map_or(NOWHERE, positions),
             lag: self.sync.as_ref().map_or(Lag { entries: 0, bytes: 0, seconds: 0.0 }, lag),
             counts: self.sync.as_ref().map_or(nothing_counted(), |sync| counts(sync, &counters)),
-            namespaces: self
-                .sync
-                .as_ref()
-                .map_or(Namespaces { not_copied_yet: Vec::new(), dirty: Vec::new() }, namespaces),
+            namespaces: self.sync.as_ref().map_or(
+                Namespaces { not_copied_yet: Vec::new(), dirty: Vec::new(), compared: Vec::new() },
+                namespaces,
+            ),
             not_replicated: counters.not_replicated.into_iter().chain(counters.unknown).collect(),
             worker: self.show_worker(),
             last_sync: stats.last_sync,

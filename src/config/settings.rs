@@ -132,6 +132,9 @@ settings! {
         batch_entries_max: usize = "1000", count(1, 100_000);
         /// Longest wait for new entries before looking again.
         idle_wait: Duration = "100ms", duration("10ms", "5000ms");
+        /// Documents that are compared in a second, at most, to make dirty collections good. 0: none are compared,
+        /// and what is dirty stays so.
+        compare_rate_max: u64 = "50000", count(0, 10_000_000);
         /// Waiting entries from which health warns.
         queue_warning: u64 = "5000", count(1, ENTRIES_MOST);
         /// Age of the oldest waiting entry from which health warns.

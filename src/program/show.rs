@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use admin::{At, Counts, FillLevel, Lag, NamespaceState, Namespaces, Positions};
+use admin::{
+    At, CompareProgress, CompareState, Compared, Counts, FillLevel, Lag, NamespaceState, Namespaces,
+    Positions,
+};
+use reconciler::Phase;
 use replicator::{Dirty, now_ms};
 
 use super::Sync;
@@ -50,16 +54,42 @@ pub(super) fn nothing_counted() -> Counts {
 
 pub(super) fn namespaces(sync: &Sync) -> Namespaces {
     let (dirty, everything) = sync.shared.dirty();
-    let show = |name: &str, it: &Dirty| NamespaceState {
-        namespace: name.to_owned(),
-        reason: it.reason.clone(),
-        since: at(it.since_ms),
+    let show = |name: &str, it: &Dirty| {
+        let view = sync.comparing.of(name);
+        let progress = CompareProgress {
+            compared: view.compared,
+            documents: view.documents,
+            differences: view.differences,
+            rate: view.rate,
+            eta_seconds: view.eta_seconds,
+        };
+        let (state, held, progress) = match view.phase {
+            Phase::Waiting => (CompareState::Waiting, None, None),
+            Phase::Scanning => (CompareState::Scanning, None, Some(progress)),
+            Phase::Held(why) => (CompareState::Held, Some(why), None),
+        };
+        NamespaceState {
+            namespace: name.to_owned(),
+            reason: it.reason.clone(),
+            since: at(it.since_ms),
+            state,
+            held,
+            progress,
+        }
     };
+    let compared = sync.comparing.verdicts().into_iter().map(|(ns, verdict)| Compared {
+        namespace: ns.to_string(),
+        documents: verdict.documents,
+        repaired: verdict.repaired,
+        equal_as_of: at(verdict.equal_as_of_ms),
+        took_ms: verdict.took_ms,
+    });
     let everything = everything.iter().map(|it| show("*", it));
     let (later, now): (Vec<_>, Vec<_>) = dirty.iter().partition(|(_, it)| it.not_copied_yet);
     Namespaces {
         not_copied_yet: later.into_iter().map(|(name, it)| show(name, it)).collect(),
         dirty: everything.chain(now.into_iter().map(|(name, it)| show(name, it))).collect(),
+        compared: compared.collect(),
     }
 }
 

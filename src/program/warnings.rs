@@ -69,8 +69,8 @@ pub(super) fn warnings(config: &Config, sync: &Sync) -> Vec<Warning> {
     warn(
         copied_later > 0,
         "NOT_COPIED_YET",
-        format!("{copied_later} collections are not copied yet: they had documents before dualsync came"),
-        "copy them once with mongodump and mongorestore; what is written to them is followed meanwhile",
+        format!("{copied_later} collections are not copied yet: they were there before dualsync came"),
+        "none: they are being copied, one after the other; see namespaces.notCopiedYet in GET /api/sync/report",
     );
     warn(
         dirty.len() > copied_later || everything.is_some(),
@@ -79,7 +79,24 @@ pub(super) fn warnings(config: &Config, sync: &Sync) -> Vec<Warning> {
             Some(why) => format!("everything needs a full comparison: {}", why.reason),
             None => format!("{} namespaces need a full comparison", dirty.len() - copied_later),
         },
-        "see namespaces.dirty in GET /api/sync/report for the reasons",
+        "none: they are being compared, one after the other; see namespaces.dirty in GET /api/sync/report",
+    );
+    let held = sync.comparing.held();
+    warn(
+        !held.is_empty(),
+        "HELD",
+        match held.first() {
+            Some((ns, why)) if held.len() == 1 => format!("{ns} is held: {why}"),
+            Some((ns, why)) => format!("{} namespaces are held, the first is {ns}: {why}", held.len()),
+            None => String::new(),
+        },
+        "see held in GET /api/sync/report: decide, or mend what it says",
+    );
+    warn(
+        config.sync.compare_rate_max == 0 && !(dirty.is_empty() && everything.is_none()),
+        "COMPARING_OFF",
+        "nothing that is dirty is compared: sync.compare_rate_max is 0".to_owned(),
+        "set sync.compare_rate_max and restart",
     );
     warn(
         letters > 0,

@@ -73,6 +73,26 @@ impl Stage {
         Ok(comparison)
     }
 
+    /// Waits until everything is on the target and nothing is dirty any more, then compares as above.
+    pub async fn assert_mended(&self) -> Result<compare::Comparison> {
+        let mut last = serde_json::Value::Null;
+        let clean = testkit::wait_for("everything to be compared", DRAIN_MAX, async || {
+            last = self.dualsync.report().await?;
+            let empty = |list: &str| last["namespaces"][list].as_array().is_some_and(Vec::is_empty);
+            Ok((empty("dirty") && empty("notCopiedYet") && last["lag"]["entries"] == 0).then_some(()))
+        });
+        if let Err(error) = clean.await {
+            anyhow::bail!(
+                "{error:#}
+{:#}
+{}",
+                last["namespaces"],
+                self.dualsync.log_lines().join("\n")
+            );
+        }
+        self.assert_equal().await
+    }
+
     /// Equality came about by following alone: nothing is dirty, refused or left to a comparison.
     pub async fn assert_followed(&self) -> Result<Ways> {
         let report = self.dualsync.report().await?;

@@ -20,9 +20,9 @@ mod system;
 pub use config::{Config, Limits, Token};
 pub use serve::{Admin, BindError};
 pub use shapes::{
-    Affected, At, Check, CheckStatus, Checks, Cleared, Connection, ConnectionState, Connections, Counts,
-    DeadLetter, DeadLetters, FillLevel, Health, HealthStatus, Lag, LastError, Measured, NamespaceState,
-    Namespaces, Positions, Queue, QueueLimits, Recommendation, Report, Stats, TargetError, Worker,
-    WorkerState,
+    Affected, At, Check, CheckStatus, Checks, Cleared, CompareProgress, CompareState, Compared, Connection,
+    ConnectionState, Connections, Counts, DeadLetter, DeadLetters, FillLevel, Health, HealthStatus, Lag,
+    LastError, Measured, NamespaceState, Namespaces, Positions, Queue, QueueLimits, Recommendation, Report,
+    Stats, TargetError, Worker, WorkerState,
 };
 pub use system::{Action, Letters, Refusal, System};

@@ -226,17 +226,35 @@ pub struct Counts {
 }
 
 /// Namespaces that are not known to be equal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Namespaces {
     /// Had documents before dualsync came.
     pub not_copied_yet: Vec<NamespaceState>,
     /// May differ until they are compared as a whole.
     pub dirty: Vec<NamespaceState>,
+    /// The last comparison of each that came out equal, since the start.
+    pub compared: Vec<Compared>,
+}
+
+/// A namespace that was compared as a whole, and repaired.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compared {
+    /// `database.collection`.
+    pub namespace: String,
+    /// Documents of the source.
+    pub documents: u64,
+    /// Documents that were copied or deleted; those that were just being replicated count too.
+    pub repaired: u64,
+    /// Equal as of then, but for what waits in the log.
+    pub equal_as_of: At,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
 }
 
 /// One namespace and what is the matter with it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NamespaceState {
     /// `database.collection`.
     pub namespace: String,
@@ -244,6 +262,40 @@ pub struct NamespaceState {
     pub reason: String,
     /// Since when.
     pub since: At,
+    /// What is being done about it.
+    pub state: CompareState,
+    /// Why it is held.
+    pub held: Option<String>,
+    /// How far its comparison is.
+    pub progress: Option<CompareProgress>,
+}
+
+/// What is being done about a namespace that is not known to be equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CompareState {
+    /// Its turn will come.
+    Waiting,
+    /// It is being compared and repaired.
+    Scanning,
+    /// Somebody has to decide, or to mend something.
+    Held,
+}
+
+/// How far a comparison is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompareProgress {
+    /// Documents of the source compared so far.
+    pub compared: u64,
+    /// About how many there are.
+    pub documents: u64,
+    /// Differences found; documents that were just being replicated count too.
+    pub differences: u64,
+    /// Documents per second.
+    pub rate: f64,
+    /// Seconds left at that rate.
+    pub eta_seconds: Option<f64>,
 }
 
 /// An error of the target.

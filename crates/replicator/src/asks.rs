@@ -24,11 +24,23 @@ pub enum Handed {
     NotFollowed,
 }
 
+/// Whether a collection was made anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// It was, or is not needed any more.
+    Anew,
+    /// It was left as it is.
+    HasDocuments,
+    /// The target refuses it: its words.
+    Refused(String),
+}
+
 pub(crate) enum Ask {
     Expand(oneshot::Sender<()>),
     Begin(Namespace, oneshot::Sender<Scan>),
     Converge(Namespace, Vec<Key>, oneshot::Sender<Handed>),
     Drop(Namespace, oneshot::Sender<bool>),
+    MakeAnew(Namespace, oneshot::Sender<Made>),
     End(Namespace, Scan, oneshot::Sender<bool>),
     MakeDirty(String, oneshot::Sender<()>),
 }
@@ -52,6 +64,11 @@ impl Shared {
     /// Drops the target's collection if the source has none of that name; says whether it did.
     pub async fn drop_gone(&self, ns: &Namespace) -> Result<bool, NotNow> {
         self.ask(|answer| Ask::Drop(ns.clone(), answer)).await
+    }
+
+    /// Creates the target's collection or view with the source's options, instead of an empty one or a view.
+    pub async fn make_anew(&self, ns: &Namespace) -> Result<Made, NotNow> {
+        self.ask(|answer| Ask::MakeAnew(ns.clone(), answer)).await
     }
 
     /// Every difference that the scan found has been handed over. Says whether `ns` is clean; else it became dirty

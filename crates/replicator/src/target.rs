@@ -288,7 +288,10 @@ impl Target {
         let mut create = rawdoc! {"create": ns.coll()};
         for option in options {
             let (name, value) = option.map_err(|e| ServerError::from_code(9, &e.to_string()))?;
-            create.append(name, value);
+            // A target that expires by itself loses what the application renews.
+            if name.as_str() != "expireAfterSeconds" {
+                create.append(name, value);
+            }
         }
         create.append(bson::cstr!("writeConcern"), rawdoc! {"w": "majority"});
         match answer("create", self.client().await?.database(ns.db()).run_raw_command(create)).await {

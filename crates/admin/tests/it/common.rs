@@ -97,6 +97,9 @@ impl System for Program {
             namespace: "shop.orders".into(),
             reason: "had documents before".into(),
             since: at(1),
+            state: CompareState::Waiting,
+            held: None,
+            progress: None,
         };
         Report {
             positions: POSITIONS,
@@ -110,7 +113,7 @@ impl System for Program {
                 dead_letters: 1,
                 in_doubt: BTreeMap::from([("contention".into(), 2)]),
             },
-            namespaces: Namespaces { not_copied_yet: vec![orders], dirty: Vec::new() },
+            namespaces: Namespaces { not_copied_yet: vec![orders], dirty: Vec::new(), compared: Vec::new() },
             not_replicated: BTreeMap::from([("createIndexes".into(), 4)]),
             worker: worker(WorkerState::BackingOff),
             last_sync: None,

@@ -1,10 +1,12 @@
 //! Carries out what the reconciler asks, one step at a time, between batches.
 
+use bson::rawdoc;
 use record::Namespace;
 use tracing::info;
 
 use super::Pump;
-use crate::asks::{Ask, Handed};
+use crate::asks::{Ask, Handed, Made};
+use crate::error::Class;
 use crate::execute::{Followed, Stall};
 use crate::plan::{Converge, Scan};
 use crate::state::Dirty;
@@ -38,6 +40,10 @@ impl Pump {
                 let dropped = self.drop_gone(&ns).await?;
                 let _ = answer.send(dropped);
             }
+            Ask::MakeAnew(ns, answer) => {
+                let made = self.make_anew(&ns).await?;
+                let _ = answer.send(made);
+            }
             Ask::End(ns, scan, answer) => {
                 let clean = self.end(&ns, scan)?;
                 let _ = answer.send(clean);
@@ -63,6 +69,31 @@ impl Pump {
         }
         info!(%ns, "the collection is gone on the source, and was dropped on the target");
         Ok(true)
+    }
+
+    async fn make_anew(&mut self, ns: &Namespace) -> Result<Made, Stall> {
+        let executor = &mut self.executor;
+        executor.known.remove(ns);
+        let Some(here) = executor.source.collection(ns).await.map_err(Stall::Source)? else {
+            return Ok(Made::Anew); // dropped meanwhile
+        };
+        if let Some(there) = executor.target.collection(ns).await.map_err(Stall::Target)? {
+            let empty = there.kind == "view"
+                || executor
+                    .target
+                    .candidates(ns, &rawdoc! {}, None, None, 1)
+                    .await
+                    .map_err(Stall::Target)?
+                    .is_empty();
+            if !empty {
+                return Ok(Made::HasDocuments);
+            }
+            executor.target.drop(ns).await.map_err(Stall::Target)?;
+        }
+        match executor.target.create(ns, &here.options).await {
+            Err(error) if error.class == Class::Refused => Ok(Made::Refused(error.to_string())),
+            other => other.map(|()| Made::Anew).map_err(Stall::Target),
+        }
     }
 
     /// First the cursor says that older entries are only converged, then the mark goes.

@@ -1,0 +1,273 @@
+//! One scan of one namespace, from its beginning to its verdict.
+//!
+//! 1. what is under way on the source when it begins is waited for: it may be what made the namespace dirty
+//! 2. a missing collection is created with the source's options; what only the target has goes when that is known
+//!    to be meant
+//! 3. documents, in ranges of `_id`; what differs is handed to the worker
+//! 4. indexes, after the documents
+//! 5. the worker says whether it is clean, or became dirty meanwhile
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use record::{Key, Namespace};
+use replicator::plan::Scan;
+use replicator::{Cause, Class, Handed, NotNow, ServerError, Shared};
+use tracing::info;
+
+use crate::documents::Page;
+use crate::progress::Progress;
+use crate::shape;
+use crate::side::Side;
+
+/// Both servers and the way to the worker.
+pub(crate) struct Scanner<'a> {
+    pub(crate) source: &'a Side,
+    pub(crate) target: &'a Side,
+    pub(crate) shared: &'a Shared,
+    pub(crate) progress: &'a Progress,
+    pub(crate) documents_per_second_max: u64,
+}
+
+/// How a scan came out.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Clean, after so many documents were handed over.
+    Equal { repaired: u64 },
+    /// It became dirty meanwhile.
+    Again,
+    /// Not without a person; `scan` tells later whether something has changed.
+    Held { scan: Scan, why: String },
+}
+
+/// Why a scan cannot go on now.
+#[derive(Debug)]
+pub(crate) enum Interrupt {
+    /// A server is away.
+    Away(ServerError),
+    /// The worker cannot do what was asked, or was told to stop.
+    Worker,
+}
+
+impl From<NotNow> for Interrupt {
+    fn from(_: NotNow) -> Interrupt {
+        Interrupt::Worker
+    }
+}
+
+/// What may be done about documents that only the target has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extra {
+    /// They were deleted on the source.
+    Delete,
+    /// Count first.
+    Count,
+}
+
+#[derive(Debug, Default)]
+struct Pass {
+    target: u64,
+    extra: u64,
+    /// Some of them: all, when they are few.
+    few: Vec<Key>,
+    repaired: u64,
+    unkeyed: u64,
+}
+
+impl Scanner<'_> {
+    /// Compares `ns` and makes it equal. `cause`: what made it dirty.
+    pub(crate) async fn scan(&self, ns: &Namespace, scan: Scan, cause: Cause) -> Result<Outcome, Interrupt> {
+        self.wait_for_writes(ns).await?;
+        let held = |why: String| Ok(Outcome::Held { scan, why });
+        let here = self.source.collection(ns).await.map_err(away)?;
+        let there = self.target.collection(ns).await.map_err(away)?;
+        let Some(here) = here else {
+            if let Some(there) = there {
+                let empty = there.kind == "collection" && self.is_empty(ns).await?;
+                if cause != Cause::Dropped && !empty && there.kind != "view" {
+                    return held(GONE.to_owned());
+                }
+                if !self.shared.drop_gone(ns).await? {
+                    return Ok(Outcome::Again);
+                }
+            }
+            return self.end(ns, scan, 0).await;
+        };
+        if let Err(why) = self.shape(ns, &here, there.as_ref()).await? {
+            return held(why);
+        }
+        if here.kind == "view" {
+            return self.end(ns, scan, 0).await;
+        }
+        let extra = if cause == Cause::Unknown { Extra::Count } else { Extra::Delete };
+        let repaired = match self.all_documents(ns, extra).await? {
+            Ok(repaired) => repaired,
+            Err(why) => return held(why),
+        };
+        match shape::indexes(self.source, self.target, ns).await {
+            Ok(()) => {}
+            Err(error) if error.class == Class::Refused || error.class == Class::Identity => {
+                return held(format!("its documents are equal, its indexes are not: {error}"));
+            }
+            Err(error) => return Err(away(error)),
+        }
+        self.end(ns, scan, repaired).await
+    }
+
+    async fn end(&self, ns: &Namespace, scan: Scan, repaired: u64) -> Result<Outcome, Interrupt> {
+        match self.shared.end_scan(ns, scan).await? {
+            true => Ok(Outcome::Equal { repaired }),
+            false => Ok(Outcome::Again),
+        }
+    }
+
+    async fn is_empty(&self, ns: &Namespace) -> Result<bool, Interrupt> {
+        Ok(self.target.count(ns).await.map_err(away)? == 0)
+    }
+
+    /// A write that could not be recorded has no mark to wait for: what mongod does now is waited for instead.
+    async fn wait_for_writes(&self, ns: &Namespace) -> Result<(), Interrupt> {
+        let mut before = self.source.writes_under_way(ns).await.map_err(away)?;
+        let since = Instant::now();
+        while !before.is_empty() && since.elapsed() < WRITES_WAIT_MAX {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let now: BTreeSet<String> = self.source.writes_under_way(ns).await.map_err(away)?;
+            before = &before & &now;
+        }
+        Ok(())
+    }
+
+    /// Kind and options; creates what is missing. The inner error: why not.
+    async fn shape(
+        &self,
+        ns: &Namespace,
+        here: &replicator::Collection,
+        there: Option<&replicator::Collection>,
+    ) -> Result<Result<(), String>, Interrupt> {
+        let mended = shape::options(self.target, ns, here, there, self.shared).await;
+        match mended {
+            Ok(()) => Ok(Ok(())),
+            Err(shape::Trouble::Held(why)) => Ok(Err(why)),
+            Err(shape::Trouble::Server(error)) if error.class == Class::Refused => {
+                Ok(Err(format!("the target refuses its options: {error}")))
+            }
+            Err(shape::Trouble::Server(error)) => Err(away(error)),
+            Err(shape::Trouble::Worker) => Err(Interrupt::Worker),
+        }
+    }
+
+    /// All documents; says how many were handed over, or why that must not go on.
+    async fn all_documents(&self, ns: &Namespace, extra: Extra) -> Result<Result<u64, String>, Interrupt> {
+        let documents = self.source.count(ns).await.map_err(away)?;
+        self.progress.begin(ns, documents);
+        let mut pass = self.pass(ns, extra).await?;
+        let mut repaired = pass.repaired;
+        if extra == Extra::Count && pass.extra > EXTRA_FEW {
+            // What was just being deleted on the source has reached the target by then.
+            self.wait_for_the_log().await;
+            self.progress.begin(ns, documents);
+            pass = self.pass(ns, Extra::Count).await?;
+            repaired += pass.repaired;
+            if pass.extra > EXTRA_FEW && pass.extra * 100 > pass.target * EXTRA_PERCENT_MAX {
+                let (extra, target) = (pass.extra, pass.target);
+                return Ok(Err(format!("{extra} of {target} documents are on the target only, {EXTRA_WHY}")));
+            }
+            if pass.extra > EXTRA_FEW {
+                self.progress.begin(ns, documents);
+                pass = self.pass(ns, Extra::Delete).await?;
+                repaired += pass.repaired;
+            }
+        }
+        repaired += pass.few.len() as u64;
+        self.hand_over(ns, std::mem::take(&mut pass.few)).await?;
+        if pass.unkeyed > 0 {
+            return Ok(Err(format!("{} documents have no _id that could be asked for", pass.unkeyed)));
+        }
+        Ok(Ok(repaired))
+    }
+
+    async fn pass(&self, ns: &Namespace, extra: Extra) -> Result<Pass, Interrupt> {
+        let mut pass = Pass::default();
+        let mut from = None;
+        let since = Instant::now();
+        let mut compared = 0;
+        loop {
+            let page = Page::read(self.source, ns, from.clone()).await.map_err(away)?;
+            let found = page.compare(self.target, ns).await.map_err(away)?;
+            self.progress.compared(ns, found.source, found.differ.len() as u64 + found.extra_all);
+            compared += found.source;
+            let mut keys = found.differ;
+            let all = found.extra.len() as u64 == found.extra_all;
+            match extra {
+                Extra::Delete => keys.extend(found.extra),
+                Extra::Count if pass.extra <= EXTRA_FEW => pass.few.extend(found.extra),
+                Extra::Count => {}
+            }
+            pass.repaired += keys.len() as u64;
+            self.hand_over(ns, keys).await?;
+            self.pace(since, compared).await;
+            if extra == Extra::Delete && !all {
+                continue; // the same range, with fewer of them
+            }
+            pass.target += found.target;
+            pass.extra += found.extra_all;
+            if pass.extra > EXTRA_FEW {
+                pass.few.clear();
+            }
+            pass.unkeyed += found.unkeyed;
+            match found.next {
+                Some(next) => from = Some(next),
+                None => return Ok(pass),
+            }
+        }
+    }
+
+    async fn hand_over(&self, ns: &Namespace, mut keys: Vec<Key>) -> Result<(), Interrupt> {
+        while !keys.is_empty() {
+            let rest = keys.split_off(keys.len().min(KEYS_PER_STEP));
+            if self.shared.hand_over(ns, keys).await? == Handed::NotFollowed {
+                return Ok(()); // capped or time-series by now: the next scan finds out
+            }
+            keys = rest;
+        }
+        Ok(())
+    }
+
+    /// Not faster than allowed.
+    async fn pace(&self, since: Instant, compared: u64) {
+        let due = Duration::from_secs_f64(compared as f64 / self.documents_per_second_max.max(1) as f64);
+        tokio::time::sleep(due.saturating_sub(since.elapsed())).await;
+    }
+
+    /// Until what is in the log now is on the target; not for ever.
+    async fn wait_for_the_log(&self) {
+        let since = Instant::now();
+        let before = replicator::now_ms();
+        while since.elapsed() < LOG_WAIT_MAX
+            && self.shared.status().oldest_pending_ms.is_some_and(|oldest| oldest <= before)
+        {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        info!(
+            waited_ms = since.elapsed().as_millis(),
+            "many documents are on the target only, counted again"
+        );
+    }
+}
+
+fn away(error: ServerError) -> Interrupt {
+    Interrupt::Away(error)
+}
+
+/// Keys in one step of the worker.
+const KEYS_PER_STEP: usize = 1_000;
+/// So many documents that only the target has are deleted, whatever share they are.
+const EXTRA_FEW: u64 = 1_000;
+/// More than that, and more than this share of the target's: held.
+const EXTRA_PERCENT_MAX: u64 = 50;
+const EXTRA_WHY: &str = "which looks more like a loss than like a deletion: nothing of it was deleted";
+const GONE: &str = "the source has no such collection, and nobody saw it dropped: the target's is kept";
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a write may be under way before a scan begins all the same.
+const WRITES_WAIT_MAX: Duration = Duration::from_secs(600);
+const LOG_WAIT_MAX: Duration = Duration::from_secs(60);

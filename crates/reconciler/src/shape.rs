@@ -1,0 +1,192 @@
+//! Options and indexes: what the target's collection must have beside its documents.
+//!
+//! - a missing collection or view is created with the source's options, before its documents
+//! - what `collMod` can change is changed; what only a new collection can have (collation, clustering) is given to
+//!   an empty one, which is made anew; with documents in it, it is held
+//! - indexes: those that the source does not have are dropped, those that are missing are created, after the
+//!   documents; expiry is switched off on the target (it would delete what the application still renews), and the
+//!   true value noted in `__dualsync.expiry`
+//!
+//! These commands change no document, so they need no turn of the worker's (but for making a collection anew).
+//!
+//! Not here: capped and time-series collections (held), users and roles.
+
+use std::collections::BTreeMap;
+
+use bson::raw::{RawArrayBuf, RawBson, RawDocument, RawDocumentBuf};
+use bson::{cstr, rawdoc};
+use record::Namespace;
+use replicator::{Class, Collection, Made, NotNow, OWN_DATABASE, ServerError, Shared};
+use tracing::info;
+
+use crate::side::Side;
+
+/// Why options could not be made equal.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// A person has to decide: why.
+    Held(String),
+    /// A server is away, or refuses.
+    Server(ServerError),
+    /// The worker cannot do it now.
+    Worker,
+}
+
+impl From<ServerError> for Trouble {
+    fn from(error: ServerError) -> Trouble {
+        Trouble::Server(error)
+    }
+}
+
+impl From<NotNow> for Trouble {
+    fn from(_: NotNow) -> Trouble {
+        Trouble::Worker
+    }
+}
+
+/// Makes kind and options of the target's collection those of the source's.
+pub(crate) async fn options(
+    target: &Side,
+    ns: &Namespace,
+    here: &Collection,
+    there: Option<&Collection>,
+    shared: &Shared,
+) -> Result<(), Trouble> {
+    if here.kind == "timeseries" || here.is_capped() {
+        return Err(Trouble::Held("capped and time-series collections are not copied".to_owned()));
+    }
+    let Some(there) = there else {
+        return match shared.make_anew(ns).await? {
+            Made::Refused(why) => Err(Trouble::Held(format!("the target refuses its options: {why}"))),
+            Made::Anew | Made::HasDocuments => Ok(()),
+        };
+    };
+    let (wanted, has) = (fields(&here.options), fields(&there.options));
+    let fixed_differ = FIXED.iter().any(|name| wanted.get(*name) != has.get(*name));
+    if here.kind != there.kind || fixed_differ {
+        // A view has no documents; the worker looks whether a collection has any.
+        return match shared.make_anew(ns).await? {
+            Made::Anew => Ok(()),
+            Made::Refused(why) => Err(Trouble::Held(format!("the target refuses its options: {why}"))),
+            Made::HasDocuments => Err(Trouble::Held(format!(
+                "the target's {} has another kind, collation or clustering than the source's {}, and documents: \
+                 drop or rename it on the target, or empty it",
+                there.kind, here.kind
+            ))),
+        };
+    }
+    if let Some(change) = collection_change(ns, here, &wanted, &has) {
+        target.change(ns.db(), change).await?;
+        info!(%ns, "the target's options were changed to the source's");
+    }
+    Ok(())
+}
+
+/// The `collMod` that makes the changeable options equal; `None` when they are.
+fn collection_change(
+    ns: &Namespace,
+    here: &Collection,
+    wanted: &BTreeMap<String, RawBson>,
+    has: &BTreeMap<String, RawBson>,
+) -> Option<RawDocumentBuf> {
+    if here.kind == "view" {
+        let same = ["viewOn", "pipeline"].iter().all(|name| wanted.get(*name) == has.get(*name));
+        let mut change = rawdoc! {"collMod": ns.coll()};
+        for name in [cstr!("viewOn"), cstr!("pipeline")] {
+            change.append(name, wanted.get(name.as_str())?.clone());
+        }
+        return (!same).then_some(change);
+    }
+    let defaults = [
+        (cstr!("validator"), RawBson::Document(RawDocumentBuf::new())),
+        (cstr!("validationLevel"), RawBson::String("strict".to_owned())),
+        (cstr!("validationAction"), RawBson::String("error".to_owned())),
+        (cstr!("changeStreamPreAndPostImages"), RawBson::Document(rawdoc! {"enabled": false})),
+    ];
+    let mut change = rawdoc! {"collMod": ns.coll()};
+    let mut differs = false;
+    for (name, default) in defaults {
+        let value = wanted.get(name.as_str()).unwrap_or(&default);
+        if value != has.get(name.as_str()).unwrap_or(&default) {
+            change.append(name, value.clone());
+            differs = true;
+        }
+    }
+    differs.then_some(change)
+}
+
+/// Makes the target's indexes those of the source.
+pub(crate) async fn indexes(source: &Side, target: &Side, ns: &Namespace) -> Result<(), ServerError> {
+    let wanted = by_name(&source.indexes(ns).await?);
+    let has = by_name(&target.indexes(ns).await?);
+    let differ = |name: &String, spec: &RawDocumentBuf| {
+        wanted.get(name).is_none_or(|wanted| fields(wanted) != fields(spec))
+    };
+    for (name, _) in has.iter().filter(|(name, spec)| differ(name, spec) || expires(spec)) {
+        target.change(ns.db(), rawdoc! {"dropIndexes": ns.coll(), "index": name.as_str()}).await?;
+        info!(%ns, index = name, "an index that the source does not have was dropped on the target");
+    }
+    let mut refused = None;
+    for (name, spec) in &wanted {
+        if has.get(name).is_some_and(|spec| !differ(name, spec) && !expires(spec)) {
+            continue;
+        }
+        match create(target, ns, name, spec).await {
+            Ok(()) => info!(%ns, index = name, "an index of the source was created on the target"),
+            // The others all the same.
+            Err(error) if error.class == Class::Refused => refused = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+async fn create(target: &Side, ns: &Namespace, name: &str, spec: &RawDocumentBuf) -> Result<(), ServerError> {
+    let mut without_expiry = RawDocumentBuf::new();
+    for field in spec {
+        let (field, value) = field.map_err(|error| ServerError::from_code(9, &error.to_string()))?;
+        match field.as_str() {
+            "v" | "ns" | "background" => {}
+            EXPIRY => {
+                let id = format!("{ns} {name}");
+                let mut change = RawDocumentBuf::new();
+                change.append(cstr!("expireAfterSeconds"), value);
+                let note = rawdoc! {
+                    "update": "expiry", "updates": [{"q": {"_id": id}, "u": {"$set": change}, "upsert": true}],
+                };
+                target.change(OWN_DATABASE, note).await?;
+            }
+            _ => without_expiry.append(field, value),
+        }
+    }
+    let mut list = RawArrayBuf::new();
+    list.push(without_expiry);
+    let mut command = rawdoc! {"createIndexes": ns.coll()};
+    command.append(cstr!("indexes"), list);
+    target.change(ns.db(), command).await
+}
+
+/// Without those that belong to the collection itself.
+fn by_name(specs: &[RawDocumentBuf]) -> BTreeMap<String, RawDocumentBuf> {
+    let own = |spec: &&RawDocumentBuf| !spec.get_bool("clustered").unwrap_or(false);
+    let named = specs
+        .iter()
+        .filter(own)
+        .filter_map(|spec| Some((spec.get_str("name").ok()?.to_owned(), spec.clone())));
+    named.collect()
+}
+
+fn expires(spec: &RawDocument) -> bool {
+    spec.get(EXPIRY).is_ok_and(|value| value.is_some())
+}
+
+/// A document's fields whatever their order, without what may differ between equal ones.
+fn fields(doc: &RawDocument) -> BTreeMap<String, RawBson> {
+    let known = doc.into_iter().flatten();
+    let kept = known.filter(|(name, _)| !["v", "ns", "background", EXPIRY].contains(&name.as_str()));
+    kept.map(|(name, value)| (name.as_str().to_owned(), RawBson::from(value))).collect()
+}
+
+/// What only a new collection can have.
+const FIXED: [&str; 3] = ["collation", "clusteredIndex", "capped"];
+const EXPIRY: &str = "expireAfterSeconds";

@@ -1,0 +1,182 @@
+//! One server, as the reconciler reads it: documents in ranges of `_id`, options, indexes, what is under way.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{Bson, Document, cstr, doc, rawdoc};
+use mongodb::options::ClientOptions;
+use mongodb::{Client, Cursor};
+use record::Namespace;
+use replicator::{Class, Collection, ServerError, answer, collection, cursor, next};
+
+/// The documents' `_id`s from `from` on, up to but not including `to`; without an end where there is none.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Range {
+    pub(crate) from: Option<RawDocumentBuf>,
+    pub(crate) to: Option<RawDocumentBuf>,
+}
+
+/// A server.
+pub(crate) struct Side {
+    client: Client,
+}
+
+impl Side {
+    /// Errors: an address that cannot be understood or resolved.
+    pub(crate) async fn connect(uri: &str) -> Result<Side, ServerError> {
+        let mut options = ClientOptions::parse(uri).await?;
+        options.app_name = Some("dualsync reconciler".to_owned());
+        options.server_selection_timeout = Some(Duration::from_secs(5));
+        options.heartbeat_freq = Some(Duration::from_secs(2));
+        options.connect_timeout = Some(Duration::from_secs(10));
+        options.max_pool_size = Some(4);
+        Ok(Side { client: Client::with_options(options)? })
+    }
+
+    /// The documents of a range in the order of `_id`, as the server orders it: `$gt` compares within one type
+    /// only, an index's bounds do not.
+    pub(crate) async fn documents(
+        &self,
+        ns: &Namespace,
+        range: &Range,
+        at_most: usize,
+    ) -> Result<Cursor<RawDocumentBuf>, ServerError> {
+        let mut find = rawdoc! {"find": ns.coll(), "hint": {"_id": 1}, "sort": {"_id": 1}};
+        if let Some(from) = &range.from {
+            find.append(cstr!("min"), from.as_ref());
+        }
+        if let Some(to) = &range.to {
+            find.append(cstr!("max"), to.as_ref());
+        }
+        if at_most > 0 {
+            find.append(cstr!("limit"), i64::try_from(at_most).unwrap_or(i64::MAX));
+        }
+        find.append(cstr!("batchSize"), BATCH_DOCUMENTS);
+        if let Some(concern) = self.read_concern().await? {
+            find.append(cstr!("readConcern"), concern);
+        }
+        cursor(&self.client, ns.db(), find).await
+    }
+
+    /// On a replica set: majority, and not before what the server has acknowledged by now.
+    async fn read_concern(&self) -> Result<Option<RawDocumentBuf>, ServerError> {
+        let hello = self.command("admin", doc! {"hello": 1}).await?;
+        if !hello.contains_key("setName") {
+            return Ok(None);
+        }
+        let mut concern = rawdoc! {"level": "majority"};
+        if let Ok(time) = hello.get_timestamp("operationTime") {
+            concern.append(cstr!("afterClusterTime"), time);
+        }
+        Ok(Some(concern))
+    }
+
+    /// The collection's kind and options; `None` when it does not exist.
+    pub(crate) async fn collection(&self, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
+        collection(&self.client, ns).await
+    }
+
+    /// About how many documents it holds; 0 for none.
+    pub(crate) async fn count(&self, ns: &Namespace) -> Result<u64, ServerError> {
+        let count = self.command(ns.db(), doc! {"count": ns.coll()}).await?;
+        Ok(u64::try_from(integer(count.get("n"))).unwrap_or(0))
+    }
+
+    /// The indexes' specifications but for that of `_id`.
+    pub(crate) async fn indexes(&self, ns: &Namespace) -> Result<Vec<RawDocumentBuf>, ServerError> {
+        let list = rawdoc! {"listIndexes": ns.coll(), "cursor": {}};
+        let mut cursor = match cursor(&self.client, ns.db(), list).await {
+            Err(error) if error.code == Some(NAMESPACE_NOT_FOUND) => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut indexes = Vec::new();
+        while let Some(index) = next(&mut cursor).await? {
+            if index.get_str("name").is_ok_and(|name| name != "_id_") {
+                indexes.push(index);
+            }
+        }
+        Ok(indexes)
+    }
+
+    /// The operations that may be writing to `ns` now. Needs the privilege `inprog`; without it: none are seen.
+    pub(crate) async fn writes_under_way(&self, ns: &Namespace) -> Result<BTreeSet<String>, ServerError> {
+        let here = rawdoc! {"$or": [
+            {"ns": ns.as_str(), "op": {"$in": ["insert", "update", "remove"]}},
+            {"ns": ns.as_str(), "command.findAndModify": {"$exists": true}},
+            {"ns": {"$regex": format!("^{}\\.", ns.db())}, "$or": [
+                {"command.pipeline.$out": {"$exists": true}}, {"command.pipeline.$merge": {"$exists": true}},
+                {"cursor.originatingCommand.pipeline.$out": {"$exists": true}},
+                {"cursor.originatingCommand.pipeline.$merge": {"$exists": true}},
+                {"command.mapReduce": {"$exists": true}}, {"command.renameCollection": {"$exists": true}},
+                {"command.drop": {"$exists": true}}, {"command.dropDatabase": {"$exists": true}},
+                {"command.convertToCapped": {"$exists": true}}, {"command.applyOps": {"$exists": true}},
+                {"command.bulkWrite": {"$exists": true}},
+            ]},
+        ]};
+        let command = rawdoc! {
+            "aggregate": 1,
+            "pipeline": [
+                {"$currentOp": {"allUsers": true}}, {"$match": here}, {"$project": {"opid": 1}},
+            ],
+            "cursor": {},
+        };
+        let mut cursor = match cursor(&self.client, "admin", command).await {
+            Err(error) if matches!(error.class, Class::Identity | Class::Refused) => {
+                return Ok(BTreeSet::new());
+            }
+            other => other?,
+        };
+        let mut operations = BTreeSet::new();
+        while let Some(operation) = next(&mut cursor).await? {
+            let id = operation.get("opid").ok().flatten();
+            operations.extend(id.map(|id| format!("{id:?}")));
+        }
+        Ok(operations)
+    }
+
+    /// Runs a command over indexes or options, acknowledged by the majority.
+    pub(crate) async fn change(&self, db: &str, mut command: RawDocumentBuf) -> Result<(), ServerError> {
+        command.append(cstr!("writeConcern"), rawdoc! {"w": "majority"});
+        let db = self.client.database(db);
+        let done = db.run_raw_command(command).into_future();
+        // An index over a large collection takes its time; the worker goes on meanwhile.
+        match tokio::time::timeout(CHANGE_MAX, done).await {
+            Ok(done) => Ok(done.map(|_| ())?),
+            Err(_) => Err(ServerError::timed_out("a change of indexes or options", CHANGE_MAX)),
+        }
+    }
+
+    async fn command(&self, db: &str, command: Document) -> Result<Document, ServerError> {
+        answer("a question", self.client.database(db).run_command(command)).await
+    }
+
+    /// Ends all connections.
+    pub(crate) async fn close(self) {
+        self.client.shutdown().immediate(true).await;
+    }
+}
+
+/// `{_id: value}` of a document, as a bound of a range.
+pub(crate) fn bound(document: &RawDocument) -> Option<RawDocumentBuf> {
+    let id = document.get("_id").ok()??;
+    let mut bound = RawDocumentBuf::new();
+    bound.append(cstr!("_id"), id);
+    Some(bound)
+}
+
+fn integer(value: Option<&Bson>) -> i64 {
+    match value {
+        Some(Bson::Int32(n)) => (*n).into(),
+        Some(Bson::Int64(n)) => *n,
+        #[allow(clippy::cast_possible_truncation)]
+        Some(Bson::Double(x)) => *x as i64,
+        _ => 0,
+    }
+}
+
+/// Documents in one of a cursor's answers; 16 MiB at most, by the server.
+const BATCH_DOCUMENTS: i64 = 5_000;
+/// Longest wait for an index.
+const CHANGE_MAX: Duration = Duration::from_secs(3_600);
+const NAMESPACE_NOT_FOUND: i32 = 26;
