@@ -11,11 +11,12 @@ use std::time::SystemTime;
 
 use admin::{
     Action, Affected, At, Check, CheckStatus, Checks, Cleared, Connection, ConnectionState, Connections,
-    DeadLetter, DeadLetters, Health, Lag, LastError, Letters, Measured, Namespaces, Queue, QueueLimits,
+    DeadLetter, DeadLetters, Full, Health, Lag, LastError, Letters, Measured, Namespaces, Queue, QueueLimits,
     Recommendation, Refusal, Report, Stats, System, TargetError, Worker, WorkerState,
 };
 use capture::Capture;
 use prometheus::Registry;
+use record::Namespace;
 use replicator::{Activity, ControlError, Desired, Link, Orphan, Pending, Shared, now_ms};
 use synclog::SyncLog;
 use tracing::warn;
@@ -23,8 +24,8 @@ use tracing::warn;
 use crate::config::Config;
 use gauges::Gauges;
 use show::{
-    NOWHERE, at, counts, failure_rate, fill_level, lag, lag_ms, millis, namespaces, nothing_counted,
-    positions,
+    NOTHING_COMPARED, NOWHERE, at, counts, failure_rate, fill_level, lag, lag_ms, millis, namespaces,
+    nothing_counted, positions, show_full,
 };
 use warnings::{Warning, warnings};
 
@@ -362,6 +363,49 @@ impl System for Program {
         let shared = &self.sync_or_refuse()?.shared;
         let ids = known_ids(shared, letters)?;
         Ok(Affected { affected: shared.retry(ids).await.map_err(refused)? })
+    }
+
+    async fn full(&self) -> Full {
+        self.sync.as_ref().map_or(NOTHING_COMPARED, show_full)
+    }
+
+    async fn start_full(&self) -> Result<Full, Refusal> {
+        let sync = self.sync_or_refuse()?;
+        if self.config.sync.compare_rate_max == 0 {
+            let message = "comparing is off: sync.compare_rate_max is 0".to_owned();
+            return Err(Refusal::WrongState { message, action: "set it and restart".to_owned() });
+        }
+        match sync.shared.start_full().await.map_err(refused)? {
+            true => Ok(show_full(sync)),
+            false => Err(Refusal::WrongState {
+                message: "everything is being compared already".to_owned(),
+                action: "GET /api/sync/full shows how far it is; DELETE stops what was asked for".to_owned(),
+            }),
+        }
+    }
+
+    async fn stop_full(&self) -> Result<Full, Refusal> {
+        let sync = self.sync_or_refuse()?;
+        match sync.shared.stop_full().await.map_err(refused)? {
+            0 => Err(Refusal::WrongState {
+                message: "no comparison that was asked for is running".to_owned(),
+                action: "nothing to do; GET /api/sync/full shows the state".to_owned(),
+            }),
+            _ => Ok(show_full(sync)),
+        }
+    }
+
+    async fn confirm_deletes(&self, namespaces: Vec<String>) -> Result<Affected, Refusal> {
+        let shared = &self.sync_or_refuse()?.shared;
+        let dirty: BTreeSet<String> = shared.dirty().0.into_iter().map(|(name, _)| name).collect();
+        if let Some(name) = namespaces.iter().find(|name| !dirty.contains(*name)) {
+            return Err(Refusal::Unknown {
+                message: format!("{name} is not dirty"),
+                action: "GET /api/sync/report names what is held".to_owned(),
+            });
+        }
+        let namespaces = namespaces.iter().map(|name| Namespace::parse(name)).collect();
+        Ok(Affected { affected: shared.confirm_deletes(namespaces).await.map_err(refused)? })
     }
 
     async fn discard(&self, letters: Letters) -> Result<Affected, Refusal> {

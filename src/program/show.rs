@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use admin::{
-    At, CompareProgress, CompareState, Compared, Counts, FillLevel, Lag, NamespaceState, Namespaces,
-    Positions,
+    At, CompareProgress, CompareState, Compared, Counts, FillLevel, Full, FullState, Lag, NamespaceState,
+    Namespaces, Positions,
 };
 use reconciler::Phase;
-use replicator::{Dirty, now_ms};
+use replicator::{Cause, Dirty, now_ms};
 
 use super::Sync;
 
@@ -52,31 +52,56 @@ pub(super) fn nothing_counted() -> Counts {
     Counts { captured: 0, replayed: 0, converged: 0, dirty: 0, failed: 0, dead_letters: 0, in_doubt }
 }
 
+/// The comparison that was asked for, which is under way as long as something is dirty for that reason alone.
+pub(super) fn show_full(sync: &Sync) -> Full {
+    let (dirty, everything) = sync.shared.dirty();
+    let asked = |it: &&Dirty| it.cause == Cause::Asked;
+    let since = dirty.iter().map(|(_, it)| it).chain(&everything).filter(asked).map(|it| it.since_ms).min();
+    let held = sync.comparing.held().len();
+    let scanning = |(name, _): &&(String, Dirty)| sync.comparing.of(name).phase == Phase::Scanning;
+    let verdicts = sync.comparing.verdicts();
+    let compared = since
+        .map_or(0, |since| verdicts.iter().filter(|(_, verdict)| verdict.equal_as_of_ms >= since).count());
+    Full {
+        state: if since.is_some() { FullState::Running } else { FullState::Idle },
+        since: since.map(at),
+        left: everything.is_none().then(|| dirty.len().saturating_sub(held) as u64),
+        held: held as u64,
+        compared: compared as u64,
+        now: dirty.iter().find(scanning).map(|(name, it)| show_dirty(sync, name, it)),
+    }
+}
+
+pub(super) const NOTHING_COMPARED: Full =
+    Full { state: FullState::Idle, since: None, left: Some(0), held: 0, compared: 0, now: None };
+
+fn show_dirty(sync: &Sync, name: &str, it: &Dirty) -> NamespaceState {
+    let view = sync.comparing.of(name);
+    let progress = CompareProgress {
+        compared: view.compared,
+        documents: view.documents,
+        differences: view.differences,
+        rate: view.rate,
+        eta_seconds: view.eta_seconds,
+    };
+    let (state, held, progress) = match view.phase {
+        Phase::Waiting => (CompareState::Waiting, None, None),
+        Phase::Scanning => (CompareState::Scanning, None, Some(progress)),
+        Phase::Held(why) => (CompareState::Held, Some(why), None),
+    };
+    NamespaceState {
+        namespace: name.to_owned(),
+        reason: it.reason.clone(),
+        since: at(it.since_ms),
+        state,
+        held,
+        progress,
+    }
+}
+
 pub(super) fn namespaces(sync: &Sync) -> Namespaces {
     let (dirty, everything) = sync.shared.dirty();
-    let show = |name: &str, it: &Dirty| {
-        let view = sync.comparing.of(name);
-        let progress = CompareProgress {
-            compared: view.compared,
-            documents: view.documents,
-            differences: view.differences,
-            rate: view.rate,
-            eta_seconds: view.eta_seconds,
-        };
-        let (state, held, progress) = match view.phase {
-            Phase::Waiting => (CompareState::Waiting, None, None),
-            Phase::Scanning => (CompareState::Scanning, None, Some(progress)),
-            Phase::Held(why) => (CompareState::Held, Some(why), None),
-        };
-        NamespaceState {
-            namespace: name.to_owned(),
-            reason: it.reason.clone(),
-            since: at(it.since_ms),
-            state,
-            held,
-            progress,
-        }
-    };
+    let show = |name: &str, it: &Dirty| show_dirty(sync, name, it);
     let compared = sync.comparing.verdicts().into_iter().map(|(ns, verdict)| Compared {
         namespace: ns.to_string(),
         documents: verdict.documents,

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use bson::oid::ObjectId;
 use bson::{Binary, Bson, DateTime, Decimal128, Document, JavaScriptCodeWithScope, Regex, Timestamp, doc};
 use mongodb::{Client, Database, IndexModel};
+use serde_json::json;
 use testkit::{Dualsync, ReplicaSet, wait_for};
 
 use crate::support::{BIN, DRAIN_MAX, Source, Stage};
@@ -49,6 +50,106 @@ async fn what_was_there_before_is_copied_while_writes_flow() -> Result<()> {
     let many = compared.iter().find(|it| it["namespace"] == "old.many");
     ensure!(many.is_some_and(|it| it["equalAsOf"].is_string()), "the report does not say when: {report:#}");
     ensure!(report["counts"]["deadLetters"] == 0, "{report:#}");
+    Ok(())
+}
+
+/// What becomes dirty by a captured command, or by a log that is lost, is made good while writes flow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_becomes_dirty_is_made_good() -> Result<()> {
+    let mut stage = Stage::start(Source::standalone().await?).await?;
+    for warning in ["namespace is dirty", "the sync log does not vouch", "everything is dirty"] {
+        stage.dualsync.expect_warning(warning);
+    }
+    let client = stage.dualsync.client().await?;
+    let database = client.database("mend");
+    for name in ["from", "out", "dropped", "renamed", "anew"] {
+        database.collection(name).insert_many((0..3_000).map(|n| doc! {"_id": n, "name": name})).await?;
+    }
+    client.database("whole").collection("a").insert_many((0..10).map(|n| doc! {"_id": n})).await?;
+    stage.assert_mended().await?;
+
+    // Nearly all of `out` goes, and nothing of it is held: the command was seen.
+    let first = doc! {"$match": {"_id": {"$lt": 5}}};
+    database.collection::<Document>("from").aggregate([first, doc! {"$out": "out"}]).await?;
+    database.collection::<Document>("dropped").drop().await?;
+    let rename = doc! {"renameCollection": "mend.renamed", "to": "mend.new_name"};
+    client.database("admin").run_command(rename).await?;
+    database.collection::<Document>("anew").drop().await?;
+    let folded = doc! {"create": "anew", "collation": {"locale": "en", "strength": 2}, "validator": {"n": 1}};
+    database.run_command(folded).await?;
+    database.collection("anew").insert_one(doc! {"_id": "A", "n": 1}).await?;
+    client.database("whole").drop().await?;
+    stage.assert_mended().await?;
+    let copy = stage.target.client().await?;
+    same_shapes(&stage.source.client().await?.database("mend"), &copy.database("mend")).await?;
+    ensure!(!copy.list_database_names().await?.contains(&"whole".to_owned()), "a dropped database is there");
+
+    // What is changed by hand on the target is found by a full comparison, and so is a lost index.
+    let there = copy.database("mend").collection::<Document>("from");
+    there.update_one(doc! {"_id": 5}, doc! {"$set": {"by": "hand"}}).await?;
+    there.delete_one(doc! {"_id": 6}).await?;
+    there.insert_one(doc! {"_id": "extra"}).await?;
+    there.create_index(IndexModel::builder().keys(doc! {"by": 1}).build()).await?;
+    let full = stage.dualsync.admin_post("/api/sync/full", &json!({})).await?;
+    ensure!(full["state"] == "running", "{full:#}");
+    stage.assert_mended().await?;
+    same_shapes(&stage.source.client().await?.database("mend"), &copy.database("mend")).await?;
+    ensure!(stage.dualsync.admin_get("/api/sync/full").await?["state"] == "idle", "it has not ended");
+
+    // The log is lost, with what it knew.
+    stage.dualsync.terminate().await?;
+    stage
+        .source
+        .client()
+        .await?
+        .database("mend")
+        .collection("from")
+        .insert_one(doc! {"_id": "unseen"})
+        .await?;
+    std::fs::remove_dir_all(stage.dualsync.log_dir())?;
+    stage.dualsync.restart().await?;
+    stage.assert_mended().await?;
+    Ok(())
+}
+
+/// The source has lost its documents, or its whole collection, and nobody saw it: the target keeps everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_source_never_empties_the_target() -> Result<()> {
+    let stage = Stage::start(Source::standalone().await?).await?;
+    stage.dualsync.expect_warning("namespace stays dirty until somebody decides");
+    let database = stage.dualsync.client().await?.database("kept");
+    for name in ["emptied", "gone", "thinned"] {
+        database.collection(name).insert_many((0..3_000).map(|n| doc! {"_id": n})).await?;
+    }
+    stage.assert_mended().await?;
+
+    let direct = stage.source.client().await?.database("kept");
+    direct.collection::<Document>("emptied").delete_many(doc! {"_id": {"$gt": 10}}).await?;
+    direct.collection::<Document>("gone").drop().await?;
+    direct.collection::<Document>("thinned").delete_many(doc! {"_id": {"$lt": 1_200}}).await?;
+    direct.collection::<Document>("emptied").update_one(doc! {"_id": 1}, doc! {"$set": {"n": 1}}).await?;
+    stage.dualsync.admin_post("/api/sync/full", &json!({})).await?;
+    let copy = stage.target.client().await?.database("kept");
+    let count = async |name| copy.collection::<Document>(name).count_documents(doc! {}).await;
+    let report = wait_for("what is lost to be held", DRAIN_MAX, async || {
+        let report = stage.dualsync.report().await?;
+        let dirty = report["namespaces"]["dirty"].as_array().cloned().unwrap_or_default();
+        let held = dirty.iter().filter(|it| it["state"] == "held").count();
+        Ok((held == 2 && dirty.len() == 2).then_some(report))
+    })
+    .await?;
+    ensure!(count("emptied").await? == 3_000 && count("gone").await? == 3_000, "documents were deleted");
+    ensure!(count("thinned").await? == 1_800, "a deletion of less than half was held");
+    let changed = copy.collection::<Document>("emptied").find_one(doc! {"_id": 1}).await?;
+    ensure!(changed == Some(doc! {"_id": 1, "n": 1}), "what differs was not copied: {changed:?}");
+    ensure!(report["warnings"].to_string().contains("2 namespaces are held"), "{report:#}");
+    let health = stage.dualsync.admin_get("/api/sync/health").await?;
+    ensure!(health["status"] == "degraded", "{health:#}");
+
+    let confirmed = json!({"namespaces": ["kept.emptied", "kept.gone"]});
+    stage.dualsync.admin_post("/api/sync/deletes/confirm", &confirmed).await?;
+    stage.assert_mended().await?;
+    ensure!(count("emptied").await? == 11 && count("gone").await? == 0, "not deleted although confirmed");
     Ok(())
 }
 

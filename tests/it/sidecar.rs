@@ -12,7 +12,7 @@ use mongodb::Collection;
 use serde_json::{Value, json};
 use testkit::{Dualsync, ReplicaSet, wait_for};
 
-use crate::support::{BIN, Source, Stage};
+use crate::support::{BIN, NOT_COMPARED, Source, Stage};
 
 /// Status without a token, with a wrong one, with the read token, with the admin token.
 type Statuses = [u16; 4];
@@ -52,7 +52,7 @@ async fn who_may_ask_what() -> Result<()> {
         ("POST", "/api/sync/queue/clear", Some(r#"{"confirm":"yes"}"#), change(400)),
         ("POST", "/api/sync/queue/clear", Some(r#"{"confirm":"clear"}"#), change(200)),
         ("POST", "/api/sync/stats/reset", None, change(200)),
-        ("POST", "/api/sync/full", None, change(501)),
+        ("POST", "/api/sync/full", None, change(200)),
         ("DELETE", "/api/sync/full", None, change(409)),
         ("POST", "/api/sync/dead-letters/retry", Some(r#"{"all":true}"#), change(200)),
         ("POST", "/api/sync/dead-letters/retry", Some(r#"{"ids":["7"]}"#), change(404)),
@@ -162,22 +162,23 @@ async fn what_was_there_before_is_not_copied_yet() -> Result<()> {
     let there = target.client().await?.database("there").collection::<Document>("already");
     there.insert_one(doc! {"_id": 1}).await?;
     let dualsync = Dualsync::builder(BIN).local(source.uri()).atlas(target.uri());
-    let dualsync = dualsync.expect_warning("namespace is not copied yet").start().await?;
-    let stage = Stage { source, target, dualsync };
+    let dualsync = dualsync.env(NOT_COMPARED.0, NOT_COMPARED.1);
+    let dualsync = dualsync.expect_warning("namespace stays dirty until somebody decides").start().await?;
+    let mut stage = Stage { source, target, dualsync };
 
     let report = wait_for("both sides to be looked at", SOON, async || {
         let report = stage.dualsync.report().await?;
         let names = report["namespaces"]["notCopiedYet"].as_array().map_or(0, Vec::len);
-        Ok((names == 2).then_some(report))
+        Ok((names == 3).then_some(report))
     })
     .await?;
     let names: Vec<_> = list(&report["namespaces"]["notCopiedYet"], "namespace");
-    ensure!(names == ["old.before", "there.already"], "{report:#}");
+    ensure!(names == ["old.before", "old.empty", "there.already"], "{report:#}");
     ensure!(report["namespaces"]["dirty"] == json!([]), "{report:#}");
     ensure!(list(&report["recommendations"], "code").contains(&"NOT_COPIED_YET".to_owned()), "{report:#}");
     let health = health(&stage.dualsync, "degraded").await?;
     ensure!(health["warnings"].to_string().contains("not copied yet"), "{health:#}");
-    ensure!(stage.dualsync.metrics().await?["dualsync_dirty_namespaces"] == 2.0, "not in the metrics");
+    ensure!(stage.dualsync.metrics().await?["dualsync_dirty_namespaces"] == 3.0, "not in the metrics");
 
     // What is written meanwhile is followed, by copying: the rest of the documents is not there.
     let through = stage.dualsync.client().await?.database("old").collection::<Document>("before");
@@ -187,7 +188,30 @@ async fn what_was_there_before_is_not_copied_yet() -> Result<()> {
     let copied = copied.find_one(doc! {}).await?;
     ensure!(copied == Some(doc! {"_id": 1, "n": 2}), "{copied:?}");
     ensure!(ways(&stage.dualsync).await? == [0.0, 1.0, 0.0], "it was not converged");
+
+    // Compared, what the source has is copied. What only the target has is kept until somebody decides.
+    stage.dualsync.set_env(NOT_COMPARED.0, "50000");
+    stage.dualsync.restart().await?;
+    let held = wait_for("the rest to be copied", SOON, async || {
+        let report = stage.dualsync.report().await?;
+        let left = list(&report["namespaces"]["notCopiedYet"], "namespace");
+        Ok((left == ["there.already"] && report["warnings"].to_string().contains("is held"))
+            .then_some(report))
+    })
+    .await?;
+    ensure!(held["namespaces"]["notCopiedYet"][0]["state"] == "held", "{held:#}");
+    ensure!(copied_all(&stage, "old", "before").await? == 2, "not copied");
+    ensure!(copied_all(&stage, "there", "already").await? == 1, "the target's own is gone");
+    let confirmed = json!({"namespaces": ["there.already"]});
+    stage.dualsync.admin_post("/api/sync/deletes/confirm", &confirmed).await?;
+    stage.assert_mended().await?;
+    ensure!(copied_all(&stage, "there", "already").await? == 0, "not deleted although confirmed");
     Ok(())
+}
+
+async fn copied_all(stage: &Stage, db: &str, name: &str) -> Result<u64> {
+    let there = stage.target.client().await?.database(db).collection::<Document>(name);
+    Ok(there.count_documents(doc! {}).await?)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@ use serde_json::json;
 use testkit::traffic::{OnError, Shop};
 use testkit::{Builder, Dualsync, Mongod, wait_for};
 
-use crate::support::{BIN, DRAIN_MAX, Source, Stage};
+use crate::support::{BIN, DRAIN_MAX, NOT_COMPARED, Source, Stage};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_ends_in_order_in_the_middle_of_traffic() -> Result<()> {
@@ -110,6 +110,7 @@ async fn without_a_target_it_is_a_pure_proxy() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn syncing_that_was_off_for_a_time_makes_everything_dirty() -> Result<()> {
     let mut stage = Stage::start(Source::standalone().await?).await?;
+    stage.dualsync.set_env(NOT_COMPARED.0, NOT_COMPARED.1);
     let orders = stage.dualsync.client().await?.database("shop").collection::<Document>("orders");
     orders.insert_one(doc! {"_id": 1}).await?;
     stage.assert_equal().await?;
@@ -124,6 +125,7 @@ async fn syncing_that_was_off_for_a_time_makes_everything_dirty() -> Result<()> 
     ensure!(report["namespaces"]["dirty"].to_string().contains("switched off"), "{report:#}");
     let health = stage.dualsync.admin_get("/api/sync/health").await?;
     ensure!(health["status"] == "degraded", "{health:#}");
+    stage.mend().await?;
     Ok(())
 }
 

@@ -13,6 +13,9 @@ pub const BIN: &str = env!("CARGO_BIN_EXE_dualsync");
 /// Longest wait for the target to catch up.
 pub const DRAIN_MAX: Duration = Duration::from_secs(120);
 
+/// Switches comparing off (`sync.compare_rate_max`), so that what is dirty can be looked at; see [`Stage::mend`].
+pub const NOT_COMPARED: (&str, &str) = ("DUALSYNC_SYNC_COMPARE_RATE_MAX", "0");
+
 /// What the application writes to.
 pub enum Source {
     Standalone(Mongod),
@@ -71,6 +74,13 @@ impl Stage {
             compare::databases(&self.source.client().await?, &self.target.client().await?).await?;
         ensure!(comparison.equal(), "source and target differ:\n{comparison}");
         Ok(comparison)
+    }
+
+    /// Switches comparing on, after [`NOT_COMPARED`], and waits for its end.
+    pub async fn mend(&mut self) -> Result<compare::Comparison> {
+        self.dualsync.set_env(NOT_COMPARED.0, "50000");
+        self.dualsync.restart().await?;
+        self.assert_mended().await
     }
 
     /// Waits until everything is on the target and nothing is dirty any more, then compares as above.

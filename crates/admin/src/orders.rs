@@ -7,11 +7,10 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::json;
 
 use crate::envelope::{Answer, Failure, Success, body};
 use crate::routes::Shared;
-use crate::shapes::{Affected, Cleared, Stats, Worker};
+use crate::shapes::{Affected, Cleared, Full, Stats, Worker};
 use crate::system::{Action, Letters, Refusal, System};
 
 type Body = Result<Bytes, BytesRejection>;
@@ -69,31 +68,40 @@ pub(crate) async fn discard<S: System>(State(shared): State<Shared<S>>, bytes: B
     carry_out(&shared, "discard dead letters", async move { system.discard(letters).await }).await
 }
 
-/// `GET /api/sync/full`: this version has no copier, so none runs.
-pub(crate) async fn full_state() -> Success<serde_json::Value> {
-    Success(json!({ "state": "idle" }))
+/// `GET /api/sync/full`.
+pub(crate) async fn full_state<S: System>(State(shared): State<Shared<S>>) -> Success<Full> {
+    Success(shared.system.full().await)
 }
 
 /// `POST /api/sync/full`.
-pub(crate) async fn full_start() -> Failure {
-    Failure::new(
-        StatusCode::NOT_IMPLEMENTED,
-        "NOT_AVAILABLE_YET",
-        "this version cannot copy or compare whole collections yet",
-        "while the application is stopped, copy with mongodump and mongorestore; /api/sync/report names the \
-         namespaces that are not copied yet or dirty",
-    )
+pub(crate) async fn full_start<S: System>(State(shared): State<Shared<S>>) -> Answer<Full> {
+    let system = shared.system.clone();
+    carry_out(&shared, "full comparison", async move { system.start_full().await }).await
 }
 
 /// `DELETE /api/sync/full`.
-pub(crate) async fn full_cancel() -> Failure {
-    let message = "no full sync is running";
-    Failure::new(
-        StatusCode::CONFLICT,
-        "WRONG_STATE",
-        message,
-        "nothing to do; GET /api/sync/full shows the state",
-    )
+pub(crate) async fn full_cancel<S: System>(State(shared): State<Shared<S>>) -> Answer<Full> {
+    let system = shared.system.clone();
+    carry_out(&shared, "stop full comparison", async move { system.stop_full().await }).await
+}
+
+/// `POST /api/sync/deletes/confirm`.
+pub(crate) async fn confirm_deletes<S: System>(
+    State(shared): State<Shared<S>>,
+    bytes: Body,
+) -> Answer<Affected> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Order {
+        namespaces: Vec<String>,
+    }
+    let expected = r#"{"namespaces":["db.coll"]}"#;
+    let Order { namespaces } = body(bytes, expected)?;
+    if namespaces.is_empty() {
+        return Err(Failure::bad_request("no namespace is named", format!("send {expected}")));
+    }
+    let system = shared.system.clone();
+    carry_out(&shared, "confirm deletes", async move { system.confirm_deletes(namespaces).await }).await
 }
 
 fn letters(bytes: Body) -> Result<Letters, Failure> {

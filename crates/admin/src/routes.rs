@@ -50,7 +50,11 @@ pub(crate) fn router<S: System>(config: &Arc<Config>, shared: Shared<S>) -> Rout
         .route("/api/sync/connections", get(connections::<S>))
         .route("/api/sync/config", get(effective_config::<S>))
         .route("/api/sync/stats/reset", post(orders::reset_stats::<S>))
-        .route("/api/sync/full", get(orders::full_state).post(orders::full_start).delete(orders::full_cancel))
+        .route(
+            "/api/sync/full",
+            get(orders::full_state::<S>).post(orders::full_start::<S>).delete(orders::full_cancel::<S>),
+        )
+        .route("/api/sync/deletes/confirm", post(orders::confirm_deletes::<S>))
         .route("/api/sync/dead-letters", get(dead_letters::<S>))
         .route("/api/sync/dead-letters/retry", post(orders::retry::<S>))
         .route("/api/sync/dead-letters/discard", post(orders::discard::<S>))

@@ -237,6 +237,34 @@ pub struct Namespaces {
     pub compared: Vec<Compared>,
 }
 
+/// `/api/sync/full`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Full {
+    /// Whether a comparison that was asked for is under way.
+    pub state: FullState,
+    /// Since when.
+    pub since: Option<At>,
+    /// Namespaces that are still to be compared, for whatever reason; `None` before they are listed.
+    pub left: Option<u64>,
+    /// Namespaces that somebody has to look at.
+    pub held: u64,
+    /// Namespaces that came out equal since it began.
+    pub compared: u64,
+    /// What is being compared now, and how far that is.
+    pub now: Option<NamespaceState>,
+}
+
+/// Whether a full comparison is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FullState {
+    /// None is.
+    Idle,
+    /// One is.
+    Running,
+}
+
 /// A namespace that was compared as a whole, and repaired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

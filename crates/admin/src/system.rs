@@ -2,7 +2,9 @@
 
 use std::future::Future;
 
-use crate::shapes::{Affected, Cleared, Connections, DeadLetters, Health, Queue, Report, Stats, Worker};
+use crate::shapes::{
+    Affected, Cleared, Connections, DeadLetters, Full, Health, Queue, Report, Stats, Worker,
+};
 
 /// The running program. Implemented once, by the wiring; `async fn` fits every method that returns a future.
 ///
@@ -50,6 +52,21 @@ pub trait System: Send + Sync + 'static {
 
     /// Converges dead letters again.
     fn retry(&self, letters: Letters) -> impl Future<Output = Result<Affected, Refusal>> + Send;
+
+    /// The comparison of everything: `/api/sync/full`.
+    fn full(&self) -> impl Future<Output = Full> + Send;
+
+    /// Compares everything and makes it equal.
+    fn start_full(&self) -> impl Future<Output = Result<Full, Refusal>> + Send;
+
+    /// Gives up what is left of that.
+    fn stop_full(&self) -> impl Future<Output = Result<Full, Refusal>> + Send;
+
+    /// Documents that only the target has may be deleted in these dirty namespaces.
+    fn confirm_deletes(
+        &self,
+        namespaces: Vec<String>,
+    ) -> impl Future<Output = Result<Affected, Refusal>> + Send;
 
     /// Gives dead letters up; their namespaces become dirty.
     fn discard(&self, letters: Letters) -> impl Future<Output = Result<Affected, Refusal>> + Send;

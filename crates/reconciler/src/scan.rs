@@ -3,9 +3,10 @@
 //! 1. what is under way on the source when it begins is waited for: it may be what made the namespace dirty
 //! 2. a missing collection is created with the source's options; what only the target has goes when that is known
 //!    to be meant
-//! 3. documents, in ranges of `_id`; what differs is handed to the worker
-//! 4. indexes, after the documents
-//! 5. the worker says whether it is clean, or became dirty meanwhile
+//! 3. indexes that the source does not have go: they could refuse documents
+//! 4. documents, in ranges of `_id`; what differs is handed to the worker
+//! 5. missing indexes
+//! 6. the worker says whether it is clean, or became dirty meanwhile
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -99,19 +100,31 @@ impl Scanner<'_> {
         if here.kind == "view" {
             return self.end(ns, scan, 0).await;
         }
-        let extra = if cause == Cause::Unknown { Extra::Count } else { Extra::Delete };
+        if let Err(error) = shape::drop_indexes(self.source, self.target, ns).await {
+            return self.unshaped(scan, error);
+        }
+        let extra = if cause <= Cause::Unknown { Extra::Count } else { Extra::Delete };
         let repaired = match self.all_documents(ns, extra).await? {
             Ok(repaired) => repaired,
             Err(why) => return held(why),
         };
-        match shape::indexes(self.source, self.target, ns).await {
-            Ok(()) => {}
-            Err(error) if error.class == Class::Refused || error.class == Class::Identity => {
-                return held(format!("its documents are equal, its indexes are not: {error}"));
-            }
-            Err(error) => return Err(away(error)),
+        if let Err(error) = shape::create_indexes(self.source, self.target, ns).await {
+            // What is just being replicated may stand in a unique index's way: not for long.
+            return match error.code {
+                Some(DUPLICATE_KEY) => Ok(Outcome::Again),
+                _ => self.unshaped(scan, error),
+            };
         }
         self.end(ns, scan, repaired).await
+    }
+
+    fn unshaped(&self, scan: Scan, error: ServerError) -> Result<Outcome, Interrupt> {
+        match error.class {
+            Class::Refused | Class::Identity => {
+                Ok(Outcome::Held { scan, why: format!("its indexes cannot be made equal: {error}") })
+            }
+            _ => Err(away(error)),
+        }
     }
 
     async fn end(&self, ns: &Namespace, scan: Scan, repaired: u64) -> Result<Outcome, Interrupt> {
@@ -259,6 +272,8 @@ fn away(error: ServerError) -> Interrupt {
     Interrupt::Away(error)
 }
 
+/// "Duplicate key": documents that a unique index does not take.
+const DUPLICATE_KEY: i32 = 11000;
 /// Keys in one step of the worker.
 const KEYS_PER_STEP: usize = 1_000;
 /// So many documents that only the target has are deleted, whatever share they are.

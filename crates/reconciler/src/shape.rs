@@ -115,23 +115,27 @@ fn collection_change(
     differs.then_some(change)
 }
 
-/// Makes the target's indexes those of the source.
-pub(crate) async fn indexes(source: &Side, target: &Side, ns: &Namespace) -> Result<(), ServerError> {
+/// Drops the target's indexes that the source does not have, or not so.
+pub(crate) async fn drop_indexes(source: &Side, target: &Side, ns: &Namespace) -> Result<(), ServerError> {
     let wanted = by_name(&source.indexes(ns).await?);
-    let has = by_name(&target.indexes(ns).await?);
-    let differ = |name: &String, spec: &RawDocumentBuf| {
-        wanted.get(name).is_none_or(|wanted| fields(wanted) != fields(spec))
-    };
-    for (name, _) in has.iter().filter(|(name, spec)| differ(name, spec) || expires(spec)) {
-        target.change(ns.db(), rawdoc! {"dropIndexes": ns.coll(), "index": name.as_str()}).await?;
-        info!(%ns, index = name, "an index that the source does not have was dropped on the target");
+    for (name, spec) in by_name(&target.indexes(ns).await?) {
+        if !is_wanted(&wanted, &name, &spec) {
+            target.change(ns.db(), rawdoc! {"dropIndexes": ns.coll(), "index": name.as_str()}).await?;
+            info!(%ns, index = name, "an index that the source does not have was dropped on the target");
+        }
     }
+    Ok(())
+}
+
+/// Creates the indexes that are missing on the target.
+pub(crate) async fn create_indexes(source: &Side, target: &Side, ns: &Namespace) -> Result<(), ServerError> {
+    let has = by_name(&target.indexes(ns).await?);
     let mut refused = None;
-    for (name, spec) in &wanted {
-        if has.get(name).is_some_and(|spec| !differ(name, spec) && !expires(spec)) {
+    for (name, spec) in by_name(&source.indexes(ns).await?) {
+        if has.contains_key(&name) {
             continue;
         }
-        match create(target, ns, name, spec).await {
+        match create(target, ns, &name, &spec).await {
             Ok(()) => info!(%ns, index = name, "an index of the source was created on the target"),
             // The others all the same.
             Err(error) if error.class == Class::Refused => refused = Some(error),
@@ -139,6 +143,11 @@ pub(crate) async fn indexes(source: &Side, target: &Side, ns: &Namespace) -> Res
         }
     }
     refused.map_or(Ok(()), Err)
+}
+
+fn is_wanted(wanted: &BTreeMap<String, RawDocumentBuf>, name: &str, spec: &RawDocument) -> bool {
+    let expires = spec.get(EXPIRY).is_ok_and(|value| value.is_some());
+    !expires && wanted.get(name).is_some_and(|wanted| fields(wanted) == fields(spec))
 }
 
 async fn create(target: &Side, ns: &Namespace, name: &str, spec: &RawDocumentBuf) -> Result<(), ServerError> {
@@ -174,10 +183,6 @@ fn by_name(specs: &[RawDocumentBuf]) -> BTreeMap<String, RawDocumentBuf> {
         .filter(own)
         .filter_map(|spec| Some((spec.get_str("name").ok()?.to_owned(), spec.clone())));
     named.collect()
-}
-
-fn expires(spec: &RawDocument) -> bool {
-    spec.get(EXPIRY).is_ok_and(|value| value.is_some())
 }
 
 /// A document's fields whatever their order, without what may differ between equal ones.

@@ -42,7 +42,6 @@ pub(crate) enum Ask {
     Drop(Namespace, oneshot::Sender<bool>),
     MakeAnew(Namespace, oneshot::Sender<Made>),
     End(Namespace, Scan, oneshot::Sender<bool>),
-    MakeDirty(String, oneshot::Sender<()>),
 }
 
 impl Shared {
@@ -75,10 +74,5 @@ impl Shared {
     /// meanwhile.
     pub async fn end_scan(&self, ns: &Namespace, scan: Scan) -> Result<bool, NotNow> {
         self.ask(|answer| Ask::End(ns.clone(), scan, answer)).await
-    }
-
-    /// Everything needs a full comparison; on disk when this returns.
-    pub async fn make_everything_dirty(&self, reason: &str) -> Result<(), NotNow> {
-        self.ask(|answer| Ask::MakeDirty(reason.to_owned(), answer)).await
     }
 }

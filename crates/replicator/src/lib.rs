@@ -233,7 +233,7 @@ impl Replicator {
     ) -> Result<Replicator, StartError> {
         let mut state = State::open(&config.dir, &config.log_id, log.cursor().is_none(), now_ms());
         if let Some(problem) = gap.as_ref().or(recovered.problem.as_ref()) {
-            state.set_everything_dirty(problem, now_ms());
+            state.set_everything_dirty(Dirty::new(problem, Cause::Unknown, now_ms()));
         }
         // On disk before any cursor says that the log has been dealt with.
         state.save().map_err(|source| StartError::State { dir: config.dir.clone(), source })?;

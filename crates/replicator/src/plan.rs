@@ -359,6 +359,14 @@ impl Planner {
         true
     }
 
+    /// `ns` was not dirty in truth. `head` is the log's: what was held back till now is converged.
+    pub fn not_dirty(&mut self, ns: &Namespace, head: u64) {
+        if let Some(state) = self.namespaces.get_mut(ns) {
+            state.dirty = false;
+            state.floor = state.floor.max(head);
+        }
+    }
+
     /// Each namespace that a dirty database, or everything dirty, may have meant has become dirty by itself. `head`
     /// is the log's, taken after the namespaces were listed: those that have come since have only what is in the log.
     pub fn each_is_dirty(&mut self, head: u64) {

@@ -24,7 +24,7 @@ use crate::error::{Class, UNAUTHORIZED};
 use crate::execute::{Executor, Followed, Stall, Tally};
 use crate::plan::{Unit, queues};
 use crate::shared::{Activity, Order, Shared, Way, now_ms};
-use crate::state::Desired;
+use crate::state::{Cause, Desired, Dirty};
 use crate::{Config, Miss};
 
 /// A batch is closed when its entries are this large: memory, and the time until it is done.
@@ -321,7 +321,8 @@ impl Pump {
 
     fn everything_dirty(&mut self, reason: &str) {
         self.executor.planner.set_everything_dirty();
-        if self.shared.state().set_everything_dirty(reason, now_ms()) {
+        let dirty = Dirty::new(reason, Cause::Unknown, now_ms());
+        if self.shared.state().set_everything_dirty(dirty) {
             warn!(reason, "everything is dirty: only a full comparison can make it good");
         }
         self.save_state();

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use record::Namespace;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::asks::{Ask, NotNow};
@@ -143,6 +144,12 @@ pub enum Order {
     Retry(Vec<u64>, oneshot::Sender<u64>),
     /// Forget these dead letters (all when empty); their namespaces become dirty. Answers how many.
     Discard(Vec<u64>, oneshot::Sender<u64>),
+    /// Compare everything. Answers 1, or 0 when that is under way.
+    Full(oneshot::Sender<u64>),
+    /// Do not compare what is dirty only because it was asked for. Answers how many namespaces.
+    StopFull(oneshot::Sender<u64>),
+    /// What is missing on the source of these dirty namespaces is meant to be. Answers how many are dirty.
+    Confirm(Vec<Namespace>, oneshot::Sender<u64>),
 }
 
 struct Inner {
@@ -276,6 +283,21 @@ impl Shared {
     /// Forgets these dead letters (all when empty); their namespaces become dirty. Says how many.
     pub async fn discard(&self, ids: Vec<u64>) -> Result<u64, ControlError> {
         self.order(|answer| Order::Discard(ids, answer)).await
+    }
+
+    /// Everything is compared as a whole, on disk when this returns; says whether that was not under way.
+    pub async fn start_full(&self) -> Result<bool, ControlError> {
+        Ok(self.order(Order::Full).await? > 0)
+    }
+
+    /// Gives up what is left of a comparison that was asked for. Says how many namespaces, everything counting as one.
+    pub async fn stop_full(&self) -> Result<u64, ControlError> {
+        self.order(Order::StopFull).await
+    }
+
+    /// Documents that only the target has in these dirty namespaces may be deleted. Says how many of them are dirty.
+    pub async fn confirm_deletes(&self, namespaces: Vec<Namespace>) -> Result<u64, ControlError> {
+        self.order(|answer| Order::Confirm(namespaces, answer)).await
     }
 
     async fn order(&self, order: impl FnOnce(oneshot::Sender<u64>) -> Order) -> Result<u64, ControlError> {

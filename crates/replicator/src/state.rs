@@ -44,6 +44,8 @@ pub struct Filter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
+    /// Nothing: a comparison was asked for. Any other cause replaces it.
+    Asked,
     /// Nothing that we saw: what is missing on the source may have been lost there.
     #[default]
     Unknown,
@@ -158,7 +160,7 @@ impl State {
             Err(error) => Some(format!("the replicator's state is missing: {error}")),
         };
         if let Some(reason) = lost {
-            state.set_everything_dirty(&reason, now_ms);
+            state.set_everything_dirty(Dirty::new(&reason, Cause::Unknown, now_ms));
         }
         state
     }
@@ -169,7 +171,8 @@ impl State {
         let Ok(bytes) = fs::read(&path) else { return Ok(()) };
         let content = serde_json::from_slice(&bytes)?;
         let mut state = State { path, content, changed: false };
-        state.set_everything_dirty("syncing was switched off for a time", now_ms);
+        let reason = "syncing was switched off for a time";
+        state.set_everything_dirty(Dirty::new(reason, Cause::Unknown, now_ms));
         state.save()
     }
 
@@ -250,7 +253,11 @@ impl State {
     pub fn set_dirty(&mut self, ns: &Namespace, dirty: Dirty) -> bool {
         if let Some(known) = self.content.dirty.get_mut(ns.as_str()) {
             self.changed |= known.cause < dirty.cause;
-            known.cause = known.cause.max(dirty.cause);
+            if known.cause == Cause::Asked {
+                *known = dirty;
+            } else {
+                known.cause = known.cause.max(dirty.cause);
+            }
             return false;
         }
         self.content.dirty.insert(ns.as_str().to_owned(), dirty);
@@ -269,10 +276,11 @@ impl State {
     }
 
     /// Makes everything dirty; says whether it was not before.
-    pub fn set_everything_dirty(&mut self, reason: &str, now_ms: u64) -> bool {
-        let new = self.content.everything_dirty.is_none();
+    pub fn set_everything_dirty(&mut self, dirty: Dirty) -> bool {
+        let known = self.content.everything_dirty.as_ref();
+        let new = known.is_none_or(|known| known.cause < dirty.cause);
         if new {
-            self.content.everything_dirty = Some(Dirty::new(reason, Cause::Unknown, now_ms));
+            self.content.everything_dirty = Some(dirty);
             self.changed = true;
         }
         new

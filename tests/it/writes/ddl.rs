@@ -9,7 +9,7 @@ use crate::support::{DRAIN_MAX, Source};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_followed_by_namespace_is_named() -> Result<()> {
-    let stage = stage(Source::standalone().await?).await?;
+    let mut stage = stage(Source::standalone().await?).await?;
     let client = stage.dualsync.client().await?;
     let database = client.database(DB);
     let documents = || (1..=3).map(|id| doc! {"_id": id, "n": id});
@@ -53,7 +53,15 @@ async fn what_is_followed_by_namespace_is_named() -> Result<()> {
     database.collection("stays").insert_one(doc! {"_id": 4}).await?;
     database.collection("new_name").insert_one(doc! {"_id": 4}).await?;
     client.database("whole").collection("b").insert_one(doc! {"_id": 4}).await?;
-    expect(&stage, before, [1, 2, 0]).await
+    expect(&stage, before, [1, 2, 0]).await?;
+
+    // Then all of it is made good: what was dropped is gone, what was renamed and written is there.
+    stage.mend().await?;
+    let left = stage.target.client().await?.database(DB).list_collection_names().await?;
+    ensure!(!left.iter().any(|name| name == "dropped" || name == "old_name"), "{left:?}");
+    let left = stage.target.client().await?.database("whole").list_collection_names().await?;
+    ensure!(left == ["b"], "{left:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -229,6 +229,25 @@ impl System for Program {
         Ok(Affected { affected: 1 })
     }
 
+    async fn full(&self) -> Full {
+        Full { state: FullState::Idle, since: None, left: Some(0), held: 0, compared: 0, now: None }
+    }
+
+    async fn start_full(&self) -> Result<Full, Refusal> {
+        self.noted("full".into());
+        Ok(self.full().await)
+    }
+
+    async fn stop_full(&self) -> Result<Full, Refusal> {
+        let (message, action) = ("no full comparison runs".into(), "GET /api/sync/full".into());
+        Err(Refusal::WrongState { message, action })
+    }
+
+    async fn confirm_deletes(&self, namespaces: Vec<String>) -> Result<Affected, Refusal> {
+        self.noted(format!("confirm {namespaces:?}"));
+        Ok(Affected { affected: 1 })
+    }
+
     async fn discard(&self, letters: Letters) -> Result<Affected, Refusal> {
         self.noted(format!("discard {letters:?}"));
         Ok(Affected { affected: 1 })

@@ -48,10 +48,6 @@ impl Pump {
                 let clean = self.end(&ns, scan)?;
                 let _ = answer.send(clean);
             }
-            Ask::MakeDirty(reason, answer) => {
-                self.everything_dirty(&reason);
-                let _ = answer.send(());
-            }
         }
         Ok(())
     }

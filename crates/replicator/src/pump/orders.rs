@@ -1,11 +1,12 @@
 //! What people tell the worker to do between two batches.
 
 use record::Namespace;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Pump;
 use crate::plan::Converge;
-use crate::shared::{Order, Way};
+use crate::shared::{Order, Way, now_ms};
+use crate::state::{Cause, Dirty};
 
 impl Pump {
     pub(super) async fn obey(&mut self, order: Order) {
@@ -22,7 +23,70 @@ impl Pump {
                 let discarded = self.discard(&ids);
                 let _ = answer.send(discarded);
             }
+            Order::Full(answer) => {
+                let begun = self.full();
+                let _ = answer.send(u64::from(begun));
+            }
+            Order::StopFull(answer) => {
+                let _ = answer.send(self.stop_full());
+            }
+            Order::Confirm(namespaces, answer) => {
+                let _ = answer.send(self.confirm(&namespaces));
+            }
         }
+    }
+
+    fn full(&mut self) -> bool {
+        let dirty = Dirty::new("a full comparison was asked for", Cause::Asked, now_ms());
+        let under_way = {
+            let mut state = self.shared.state();
+            let asked = state.dirty().any(|(_, dirty)| dirty.cause == Cause::Asked);
+            asked || !state.set_everything_dirty(dirty)
+        };
+        if !under_way {
+            self.executor.planner.set_everything_dirty();
+            info!("a full comparison was asked for");
+        }
+        self.save_state();
+        !under_way
+    }
+
+    fn stop_full(&mut self) -> u64 {
+        let head = self.log.head().0;
+        if self.executor.remember_sent(head).is_err() {
+            return 0; // the cursor cannot be stored: nothing becomes clean
+        }
+        let mut state = self.shared.state();
+        let asked = |(ns, dirty): (Namespace, &Dirty)| (dirty.cause == Cause::Asked).then_some(ns);
+        let namespaces: Vec<Namespace> = state.dirty().filter_map(asked).collect();
+        for ns in &namespaces {
+            state.clear_dirty(ns);
+            self.executor.planner.not_dirty(ns, head);
+        }
+        let mut stopped = namespaces.len() as u64;
+        if state.everything_dirty().is_some_and(|dirty| dirty.cause == Cause::Asked) {
+            state.clear_everything_dirty();
+            let databases = state.dirty().map(|(ns, _)| ns).filter(|ns| ns.coll().is_empty());
+            let databases: Vec<Namespace> = databases.collect();
+            self.executor.planner.each_is_dirty(head);
+            databases.iter().for_each(|db| self.executor.planner.set_dirty(db));
+            stopped += 1;
+        }
+        drop(state);
+        self.save_state();
+        info!(namespaces = stopped, "the full comparison was stopped");
+        stopped
+    }
+
+    fn confirm(&mut self, namespaces: &[Namespace]) -> u64 {
+        let is_dirty = |ns: &&Namespace| self.shared.state().dirty().any(|(other, _)| other == **ns);
+        let meant: Vec<&Namespace> = namespaces.iter().filter(is_dirty).collect();
+        for ns in &meant {
+            info!(%ns, "what is missing on the source is meant to be, says an order: the target follows");
+            self.executor.make_dirty_by(ns, "deletes were confirmed", Cause::Dropped);
+        }
+        self.save_state();
+        meant.len() as u64
     }
 
     fn clear(&mut self) -> u64 {
