@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use record::{Key, Namespace};
 use replicator::plan::Scan;
-use replicator::{Cause, Class, Handed, NotNow, ServerError, Shared};
+use replicator::{Cause, Class, Documents, Handed, NotNow, ServerError, Shared};
 use tracing::info;
 
 use crate::documents::Page;
@@ -94,7 +94,7 @@ impl Scanner<'_> {
             }
             return self.end(ns, scan, 0).await;
         };
-        if let Err(why) = self.shape(ns, &here, there.as_ref()).await? {
+        if let Err(why) = self.shape(ns, &here, there.as_ref(), cause).await? {
             return held(why);
         }
         if here.kind == "view" {
@@ -156,8 +156,10 @@ impl Scanner<'_> {
         ns: &Namespace,
         here: &replicator::Collection,
         there: Option<&replicator::Collection>,
+        cause: Cause,
     ) -> Result<Result<(), String>, Interrupt> {
-        let mended = shape::options(self.target, ns, here, there, self.shared).await;
+        let documents = if cause == Cause::Dropped { Documents::Drop } else { Documents::Keep };
+        let mended = shape::options(self.target, ns, here, there, self.shared, documents).await;
         match mended {
             Ok(()) => Ok(Ok(())),
             Err(shape::Trouble::Held(why)) => Ok(Err(why)),

@@ -2,7 +2,7 @@
 //!
 //! - a missing collection or view is created with the source's options, before its documents
 //! - what `collMod` can change is changed; what only a new collection can have (collation, clustering) is given to
-//!   an empty one, which is made anew; with documents in it, it is held
+//!   an empty one, or one that was dropped on the source too, which is made anew; else it is held
 //! - indexes: those that the source does not have are dropped, those that are missing are created, after the
 //!   documents; expiry is switched off on the target (it would delete what the application still renews), and the
 //!   true value noted in `__dualsync.expiry`
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use bson::raw::{RawArrayBuf, RawBson, RawDocument, RawDocumentBuf};
 use bson::{cstr, rawdoc};
 use record::Namespace;
-use replicator::{Class, Collection, Made, NotNow, OWN_DATABASE, ServerError, Shared};
+use replicator::{Class, Collection, Documents, Made, NotNow, OWN_DATABASE, ServerError, Shared};
 use tracing::info;
 
 use crate::side::Side;
@@ -44,19 +44,20 @@ impl From<NotNow> for Trouble {
     }
 }
 
-/// Makes kind and options of the target's collection those of the source's.
+/// Makes kind and options of the target's collection those of the source's. `documents`: whether they may go for it.
 pub(crate) async fn options(
     target: &Side,
     ns: &Namespace,
     here: &Collection,
     there: Option<&Collection>,
     shared: &Shared,
+    documents: Documents,
 ) -> Result<(), Trouble> {
     if here.kind == "timeseries" || here.is_capped() {
         return Err(Trouble::Held("capped and time-series collections are not copied".to_owned()));
     }
     let Some(there) = there else {
-        return match shared.make_anew(ns).await? {
+        return match shared.make_anew(ns, documents).await? {
             Made::Refused(why) => Err(Trouble::Held(format!("the target refuses its options: {why}"))),
             Made::Anew | Made::HasDocuments => Ok(()),
         };
@@ -65,7 +66,7 @@ pub(crate) async fn options(
     let fixed_differ = FIXED.iter().any(|name| wanted.get(*name) != has.get(*name));
     if here.kind != there.kind || fixed_differ {
         // A view has no documents; the worker looks whether a collection has any.
-        return match shared.make_anew(ns).await? {
+        return match shared.make_anew(ns, documents).await? {
             Made::Anew => Ok(()),
             Made::Refused(why) => Err(Trouble::Held(format!("the target refuses its options: {why}"))),
             Made::HasDocuments => Err(Trouble::Held(format!(

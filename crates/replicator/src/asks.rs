@@ -24,6 +24,15 @@ pub enum Handed {
     NotFollowed,
 }
 
+/// What becomes of the documents of a collection that should be made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Documents {
+    /// A collection that has any is left as it is.
+    Keep,
+    /// They go with it: the source's collection was dropped, too.
+    Drop,
+}
+
 /// Whether a collection was made anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Made {
@@ -40,7 +49,7 @@ pub(crate) enum Ask {
     Begin(Namespace, oneshot::Sender<Scan>),
     Converge(Namespace, Vec<Key>, oneshot::Sender<Handed>),
     Drop(Namespace, oneshot::Sender<bool>),
-    MakeAnew(Namespace, oneshot::Sender<Made>),
+    MakeAnew(Namespace, Documents, oneshot::Sender<Made>),
     End(Namespace, Scan, oneshot::Sender<bool>),
 }
 
@@ -65,9 +74,10 @@ impl Shared {
         self.ask(|answer| Ask::Drop(ns.clone(), answer)).await
     }
 
-    /// Creates the target's collection or view with the source's options, instead of an empty one or a view.
-    pub async fn make_anew(&self, ns: &Namespace) -> Result<Made, NotNow> {
-        self.ask(|answer| Ask::MakeAnew(ns.clone(), answer)).await
+    /// Creates the target's collection or view with the source's options, instead of what is there. All its documents
+    /// must be compared after that, within the same scan.
+    pub async fn make_anew(&self, ns: &Namespace, documents: Documents) -> Result<Made, NotNow> {
+        self.ask(|answer| Ask::MakeAnew(ns.clone(), documents, answer)).await
     }
 
     /// Every difference that the scan found has been handed over. Says whether `ns` is clean; else it became dirty

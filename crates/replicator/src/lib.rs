@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use asks::{Handed, Made, NotNow};
+pub use asks::{Documents, Handed, Made, NotNow};
 pub use error::{Class, ServerError};
 pub use orphans::Orphan;
 use prometheus::Registry;

@@ -5,7 +5,7 @@ use record::Namespace;
 use tracing::info;
 
 use super::Pump;
-use crate::asks::{Ask, Handed, Made};
+use crate::asks::{Ask, Documents, Handed, Made};
 use crate::error::Class;
 use crate::execute::{Followed, Stall};
 use crate::plan::{Converge, Scan};
@@ -40,8 +40,8 @@ impl Pump {
                 let dropped = self.drop_gone(&ns).await?;
                 let _ = answer.send(dropped);
             }
-            Ask::MakeAnew(ns, answer) => {
-                let made = self.make_anew(&ns).await?;
+            Ask::MakeAnew(ns, documents, answer) => {
+                let made = self.make_anew(&ns, documents).await?;
                 let _ = answer.send(made);
             }
             Ask::End(ns, scan, answer) => {
@@ -67,21 +67,23 @@ impl Pump {
         Ok(true)
     }
 
-    async fn make_anew(&mut self, ns: &Namespace) -> Result<Made, Stall> {
+    async fn make_anew(&mut self, ns: &Namespace, documents: Documents) -> Result<Made, Stall> {
+        self.executor.remember_sent(self.log.head().0)?;
         let executor = &mut self.executor;
         executor.known.remove(ns);
         let Some(here) = executor.source.collection(ns).await.map_err(Stall::Source)? else {
             return Ok(Made::Anew); // dropped meanwhile
         };
         if let Some(there) = executor.target.collection(ns).await.map_err(Stall::Target)? {
-            let empty = there.kind == "view"
+            let may_go = documents == Documents::Drop
+                || there.kind == "view"
                 || executor
                     .target
                     .candidates(ns, &rawdoc! {}, None, None, 1)
                     .await
                     .map_err(Stall::Target)?
                     .is_empty();
-            if !empty {
+            if !may_go {
                 return Ok(Made::HasDocuments);
             }
             executor.target.drop(ns).await.map_err(Stall::Target)?;
