@@ -149,5 +149,15 @@ doubts! {
     Orphan = "orphan",
     /// A command that is followed by namespace only.
     Coarse = "coarse",
+    /// The same, and the collections that it names may be gone by it: `drop`, `dropDatabase`, `renameCollection`.
+    Dropped = "dropped",
     /// The log was too full to keep its statements, or took no record of it when it ended.
     NotKept = "not_kept",
+}
+
+impl Doubt {
+    /// The reason with this code.
+    pub fn from_code(code: &str) -> Option<Doubt> {
+        Doubt::ALL.iter().copied().find(|doubt| doubt.code() == code)
+    }
+}
