@@ -10,7 +10,7 @@ use crate::{cargo, fuzz, tidy};
 
 /// Runs all steps and prints a summary.
 pub(crate) fn run(root: &Path) -> Result<()> {
-    let steps: [(&str, &dyn Fn() -> Result<()>); 9] = [
+    let steps: [(&str, &dyn Fn() -> Result<()>); 10] = [
         ("format", &|| {
             call(root, &["fmt", "--all", "--check"])?;
             call(root, &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"])
@@ -25,6 +25,9 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         ("deny", &|| call(root, &["deny", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])),
         ("advisories", &|| advisories(root)),
         ("tests", &|| call(root, &["test", "--workspace", "--locked"])),
+        ("orders", &|| {
+            call(root, &["test", "-p", "synclog", "--features", "shuttle", "--test", "shuttle", "--locked"])
+        }),
         ("fuzz", &|| fuzz::run(root, &fuzz::Options::short())),
         ("tidy", &|| tidy::run(root)),
         ("demo", &|| call(root, &["xtask", "demo", "--once"])),
