@@ -55,6 +55,29 @@ async fn silent_requests_without_end_stop_nobody() {
     }
 }
 
+/// mongod reads nothing behind a stream: no mark may wait there with the write.
+#[tokio::test]
+async fn no_write_is_sent_into_a_stream() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let more =
+        request_with(&rawdoc! { "getMore": 7_i64, "collection": "c", "$db": "d" }, Flags::EXHAUST_ALLOWED);
+    client.send(&more).await;
+    peer.gets(&more).await;
+    let batch = reply_to(id(&more), &rawdoc! { "ok": 1.0 }, Flags::MORE_TO_COME);
+    peer.send(&batch).await;
+    client.gets(&batch).await;
+    let insert = compressed(&request(&rawdoc! { "insert": "c", "documents": [{ "_id": 1 }], "$db": "d" }));
+    client.send(&insert).await;
+    peer.gets_nothing().await;
+    assert!(stage.kinds().is_empty());
+    let last = reply_to(id(&batch), &rawdoc! { "ok": 1.0 }, Flags::default());
+    peer.send(&last).await;
+    client.gets(&last).await;
+    peer.gets(&insert).await;
+    assert_eq!(stage.kinds(), ["mark"]);
+}
+
 #[tokio::test]
 async fn a_silent_write_is_fenced() {
     let stage = capturing(|_| {}).await;
