@@ -115,12 +115,13 @@ async fn what_becomes_dirty_is_made_good() -> Result<()> {
 /// The source has lost its documents, or its whole collection, and nobody saw it: the target keeps everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_emptied_source_never_empties_the_target() -> Result<()> {
-    let stage = Stage::start(Source::standalone().await?).await?;
+    let mut stage = Stage::start(Source::standalone().await?).await?;
     stage.dualsync.expect_warning("namespace stays dirty until somebody decides");
     let database = stage.dualsync.client().await?.database("kept");
     for name in ["emptied", "gone", "thinned"] {
         database.collection(name).insert_many((0..3_000).map(|n| doc! {"_id": n})).await?;
     }
+    database.collection("anew").insert_many((0..300).map(|n| doc! {"_id": n})).await?;
     stage.assert_mended().await?;
 
     let direct = stage.source.client().await?.database("kept");
@@ -128,6 +129,7 @@ async fn an_emptied_source_never_empties_the_target() -> Result<()> {
     direct.collection::<Document>("gone").drop().await?;
     direct.collection::<Document>("thinned").delete_many(doc! {"_id": {"$lt": 1_200}}).await?;
     direct.collection::<Document>("emptied").update_one(doc! {"_id": 1}, doc! {"$set": {"n": 1}}).await?;
+    direct.collection::<Document>("anew").drop().await?;
     stage.dualsync.admin_post("/api/sync/full", &json!({})).await?;
     let copy = stage.target.client().await?.database("kept");
     let count = async |name| copy.collection::<Document>(name).count_documents(doc! {}).await;
@@ -135,18 +137,30 @@ async fn an_emptied_source_never_empties_the_target() -> Result<()> {
         let report = stage.dualsync.report().await?;
         let dirty = report["namespaces"]["dirty"].as_array().cloned().unwrap_or_default();
         let held = dirty.iter().filter(|it| it["state"] == "held").count();
-        Ok((held == 2 && dirty.len() == 2).then_some(report))
+        Ok((held == 3 && dirty.len() == 3).then_some(report))
     })
     .await?;
     ensure!(count("emptied").await? == 3_000 && count("gone").await? == 3_000, "documents were deleted");
     ensure!(count("thinned").await? == 1_800, "a deletion of less than half was held");
     let changed = copy.collection::<Document>("emptied").find_one(doc! {"_id": 1}).await?;
     ensure!(changed == Some(doc! {"_id": 1, "n": 1}), "what differs was not copied: {changed:?}");
-    ensure!(report["warnings"].to_string().contains("2 namespaces are held"), "{report:#}");
+    ensure!(report["warnings"].to_string().contains("3 namespaces are held"), "{report:#}");
+    // An application that begins anew with it is followed, and what was there is kept.
+    database.collection("anew").insert_one(doc! {"_id": 1, "anew": true}).await?;
+    stage.dualsync.wait_drained(DRAIN_MAX).await?;
+    stage.dualsync.restart().await?;
+    let why = wait_for("the new collection to be held", DRAIN_MAX, async || {
+        let report = stage.dualsync.report().await?;
+        let dirty = report["namespaces"]["dirty"].as_array().cloned().unwrap_or_default();
+        let why = dirty.iter().find(|it| it["namespace"] == "kept.anew").map(|it| it["held"].to_string());
+        Ok(why.filter(|why| why.contains("299 of 300")))
+    })
+    .await?;
+    ensure!(why.contains("made anew") && count("anew").await? == 300, "{why}");
     let health = stage.dualsync.admin_get("/api/sync/health").await?;
     ensure!(health["status"] == "degraded", "{health:#}");
 
-    let confirmed = json!({"namespaces": ["kept.emptied", "kept.gone"]});
+    let confirmed = json!({"namespaces": ["kept.emptied", "kept.gone", "kept.anew"]});
     stage.dualsync.admin_post("/api/sync/deletes/confirm", &confirmed).await?;
     stage.assert_mended().await?;
     ensure!(count("emptied").await? == 11 && count("gone").await? == 0, "not deleted although confirmed");

@@ -63,6 +63,8 @@ enum Extra {
     Delete,
     /// Count first.
     Count,
+    /// The source's collection is another one than was followed: none may be deleted.
+    Hold,
 }
 
 #[derive(Debug, Default)]
@@ -92,18 +94,22 @@ impl Scanner<'_> {
                     return Ok(Outcome::Again);
                 }
             }
-            return self.end(ns, scan, 0).await;
+            return self.end(ns, scan, None, 0).await;
         };
         if let Err(why) = self.shape(ns, &here, there.as_ref(), cause).await? {
             return held(why);
         }
         if here.kind == "view" {
-            return self.end(ns, scan, 0).await;
+            return self.end(ns, scan, None, 0).await;
         }
         if let Err(error) = shape::drop_indexes(self.source, self.target, ns).await {
             return self.unshaped(scan, error);
         }
-        let extra = if cause <= Cause::Unknown { Extra::Count } else { Extra::Delete };
+        let extra = match cause {
+            Cause::Written | Cause::Dropped => Extra::Delete,
+            _ if self.shared.is_another(ns, here.uuid.as_deref()) => Extra::Hold,
+            _ => Extra::Count,
+        };
         let repaired = match self.all_documents(ns, extra).await? {
             Ok(repaired) => repaired,
             Err(why) => return held(why),
@@ -115,7 +121,7 @@ impl Scanner<'_> {
                 _ => self.unshaped(scan, error),
             };
         }
-        self.end(ns, scan, repaired).await
+        self.end(ns, scan, here.uuid.as_deref(), repaired).await
     }
 
     fn unshaped(&self, scan: Scan, error: ServerError) -> Result<Outcome, Interrupt> {
@@ -127,8 +133,14 @@ impl Scanner<'_> {
         }
     }
 
-    async fn end(&self, ns: &Namespace, scan: Scan, repaired: u64) -> Result<Outcome, Interrupt> {
-        match self.shared.end_scan(ns, scan).await? {
+    async fn end(
+        &self,
+        ns: &Namespace,
+        scan: Scan,
+        uuid: Option<&str>,
+        repaired: u64,
+    ) -> Result<Outcome, Interrupt> {
+        match self.shared.end_scan(ns, scan, uuid).await? {
             true => Ok(Outcome::Equal { repaired }),
             false => Ok(Outcome::Again),
         }
@@ -193,6 +205,9 @@ impl Scanner<'_> {
                 repaired += pass.repaired;
             }
         }
+        if extra == Extra::Hold && pass.extra > 0 {
+            return Ok(Err(format!("{} of {} documents {ANOTHER_WHY}", pass.extra, pass.target)));
+        }
         repaired += pass.few.len() as u64;
         self.hand_over(ns, std::mem::take(&mut pass.few)).await?;
         if pass.unkeyed > 0 {
@@ -216,7 +231,7 @@ impl Scanner<'_> {
             match extra {
                 Extra::Delete => keys.extend(found.extra),
                 Extra::Count if pass.extra <= EXTRA_FEW => pass.few.extend(found.extra),
-                Extra::Count => {}
+                Extra::Count | Extra::Hold => {}
             }
             pass.repaired += keys.len() as u64;
             self.hand_over(ns, keys).await?;
@@ -283,6 +298,7 @@ const EXTRA_FEW: u64 = 1_000;
 /// More than that, and more than this share of the target's: held.
 const EXTRA_PERCENT_MAX: u64 = 50;
 const EXTRA_WHY: &str = "which looks more like a loss than like a deletion: nothing of it was deleted";
+const ANOTHER_WHY: &str = "are on the target only, and the source's collection was made anew while nobody saw it: nothing was deleted";
 const GONE: &str = "the source has no such collection, and nobody saw it dropped: the target's is kept";
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a write may be under way before a scan begins all the same.

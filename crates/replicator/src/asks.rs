@@ -50,7 +50,7 @@ pub(crate) enum Ask {
     Converge(Namespace, Vec<Key>, oneshot::Sender<Handed>),
     Drop(Namespace, oneshot::Sender<bool>),
     MakeAnew(Namespace, Documents, oneshot::Sender<Made>),
-    End(Namespace, Scan, oneshot::Sender<bool>),
+    End(Namespace, Scan, Option<String>, oneshot::Sender<bool>),
 }
 
 impl Shared {
@@ -80,9 +80,16 @@ impl Shared {
         self.ask(|answer| Ask::MakeAnew(ns.clone(), documents, answer)).await
     }
 
-    /// Every difference that the scan found has been handed over. Says whether `ns` is clean; else it became dirty
-    /// meanwhile.
-    pub async fn end_scan(&self, ns: &Namespace, scan: Scan) -> Result<bool, NotNow> {
-        self.ask(|answer| Ask::End(ns.clone(), scan, answer)).await
+    /// Every difference that the scan found in the source's collection `uuid` has been handed over. Says whether `ns`
+    /// is clean; else it became dirty meanwhile.
+    pub async fn end_scan(&self, ns: &Namespace, scan: Scan, uuid: Option<&str>) -> Result<bool, NotNow> {
+        let uuid = uuid.map(ToOwned::to_owned);
+        self.ask(|answer| Ask::End(ns.clone(), scan, uuid, answer)).await
+    }
+
+    /// Whether the source's collection of this name is another one than was followed before.
+    pub fn is_another(&self, ns: &Namespace, uuid: Option<&str>) -> bool {
+        let state = self.state();
+        uuid.is_some() && state.uuid(ns).is_some_and(|known| Some(known) != uuid)
     }
 }

@@ -206,6 +206,7 @@ impl Executor {
             self.known.insert(ns.clone(), Followed::No);
             return Ok(Followed::No);
         }
+        self.recognise(ns, here.uuid.as_deref());
         if here.has_collation() {
             self.planner.set_collated(ns);
         }
@@ -227,6 +228,20 @@ impl Executor {
         }
         self.known.insert(ns.clone(), Followed::Yes);
         Ok(Followed::Yes)
+    }
+}
+
+impl Executor {
+    /// Another collection under a name that is followed, and no captured command made it so: the source's disk may have
+    /// been lost, or the collection was dropped behind our back.
+    fn recognise(&mut self, ns: &Namespace, uuid: Option<&str>) {
+        let dirty = self.shared.state().is_dirty(ns);
+        let another = self.shared.is_another(ns, uuid);
+        match (dirty, another) {
+            (true, _) => {} // its scan will tell
+            (false, true) => self.make_dirty(ns, "the source's collection was made anew, and nobody saw it"),
+            (false, false) => self.shared.state().set_uuid(ns, uuid),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod orders;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use bson::oid::ObjectId;
 use record::{Entry, Namespace, Record, Touch};
 use synclog::{CursorSync, Lsn, ReadError, Reader, SyncLog};
 use tokio::sync::mpsc::Receiver;
@@ -62,6 +63,8 @@ pub(crate) struct Pump {
     last_problem: Option<String>,
     unreadable_now: bool,
     probed: Instant,
+    /// The source's process that answered last.
+    source_process: Option<ObjectId>,
     /// From the reconciler, one at a time.
     asks: Receiver<Ask>,
 }
@@ -109,6 +112,7 @@ impl Pump {
             last_problem: None,
             unreadable_now: false,
             probed: Instant::now(),
+            source_process: None,
             asks,
         }
     }
@@ -190,6 +194,7 @@ impl Pump {
     }
 
     async fn next_batch(&mut self) -> Result<Step, Stall> {
+        self.probe().await?;
         // One, then a batch: live writes do not wait behind a comparison.
         if let Ok(ask) = self.asks.try_recv() {
             self.carry_out(ask).await?;
@@ -202,7 +207,6 @@ impl Pump {
             if self.unreadable_now {
                 return Ok(Step::Wait(Duration::from_secs(1)));
             }
-            self.probe().await?;
             let mut status = self.shared.status_mut();
             status.set_activity(Activity::Idle);
             status.oldest_pending_ms = None;

@@ -84,6 +84,8 @@ pub struct Collection {
     pub kind: String,
     /// As given to `create`.
     pub options: RawDocumentBuf,
+    /// Names this very collection: another one of the same name has another. A view has none.
+    pub uuid: Option<String>,
 }
 
 impl Collection {
@@ -285,7 +287,9 @@ pub async fn collection(client: &Client, ns: &Namespace) -> Result<Option<Collec
     let mut cursor = cursor(client, ns.db(), command).await?;
     let Some(info) = next(&mut cursor).await? else { return Ok(None) };
     let options = info.get_document("options").map(ToOwned::to_owned).unwrap_or_default();
-    Ok(Some(Collection { kind: info.get_str("type").unwrap_or("collection").to_owned(), options }))
+    let uuid = info.get_document("info").and_then(|info| info.get_binary("uuid")).ok();
+    let uuid = uuid.map(|uuid| uuid.bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+    Ok(Some(Collection { kind: info.get_str("type").unwrap_or("collection").to_owned(), options, uuid }))
 }
 
 /// The collections and views of this server, or of one database; not the server's own, not ours.

@@ -108,6 +108,9 @@ struct Content {
     dirty: BTreeMap<String, Dirty>,
     dead_letters: Vec<DeadLetter>,
     next_letter: u64,
+    /// Which collections of the source are followed, by name.
+    #[serde(default)]
+    uuids: BTreeMap<String, String>,
 }
 
 /// The remembered state; changes reach the disk with [`State::save`].
@@ -284,6 +287,31 @@ impl State {
             self.changed = true;
         }
         new
+    }
+
+    /// The source's collection of this name that is followed; `None` before it was first met.
+    pub fn uuid(&self, ns: &Namespace) -> Option<&str> {
+        self.content.uuids.get(ns.as_str()).map(String::as_str)
+    }
+
+    /// Follows this collection under its name from now on; `None`: there is none.
+    pub fn set_uuid(&mut self, ns: &Namespace, uuid: Option<&str>) {
+        if self.uuid(ns) == uuid {
+            return;
+        }
+        self.changed = true;
+        match uuid {
+            Some(uuid) => drop(self.content.uuids.insert(ns.as_str().to_owned(), uuid.to_owned())),
+            None => drop(self.content.uuids.remove(ns.as_str())),
+        }
+    }
+
+    /// Whether `ns`, its database or everything is dirty.
+    pub fn is_dirty(&self, ns: &Namespace) -> bool {
+        let dirty = &self.content.dirty;
+        dirty.contains_key(ns.as_str())
+            || dirty.contains_key(ns.db())
+            || self.content.everything_dirty.is_some()
     }
 
     /// The dead letters, oldest first.

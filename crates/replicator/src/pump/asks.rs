@@ -44,8 +44,8 @@ impl Pump {
                 let made = self.make_anew(&ns, documents).await?;
                 let _ = answer.send(made);
             }
-            Ask::End(ns, scan, answer) => {
-                let clean = self.end(&ns, scan)?;
+            Ask::End(ns, scan, uuid, answer) => {
+                let clean = self.end(&ns, scan, uuid.as_deref())?;
                 let _ = answer.send(clean);
             }
         }
@@ -95,14 +95,17 @@ impl Pump {
     }
 
     /// First the cursor says that older entries are only converged, then the mark goes.
-    fn end(&mut self, ns: &Namespace, scan: Scan) -> Result<bool, Stall> {
+    fn end(&mut self, ns: &Namespace, scan: Scan, uuid: Option<&str>) -> Result<bool, Stall> {
         let head = self.log.head().0;
         self.executor.remember_sent(head)?;
         if !self.executor.planner.scan_ended(ns, scan, head) {
             return Ok(false);
         }
         self.executor.no_look_up.remove(ns);
-        self.shared.state().clear_dirty(ns);
+        let mut state = self.shared.state();
+        state.clear_dirty(ns);
+        state.set_uuid(ns, uuid);
+        drop(state);
         self.save_state();
         Ok(true)
     }

@@ -44,6 +44,7 @@ impl Pump {
         self.executor.target.fence().await.map_err(Stall::Target)?;
         self.look_at_target().await.map_err(Stall::Target)?;
         self.link_up(&hello, version, |status| &mut status.target, "Atlas connected (backup)");
+        self.source_process = process(&here);
         // Another server may answer under the same address.
         self.executor.known.clear();
         self.connected = true;
@@ -51,10 +52,14 @@ impl Pump {
         Ok(())
     }
 
-    /// Nothing to do: notices all the same when a server goes away.
+    /// Notices when a server goes away although nothing is asked of it, and when the source was started anew.
     pub(super) async fn probe(&mut self) -> Result<(), Stall> {
         if self.probed.elapsed() >= PROBE_INTERVAL {
-            self.executor.source.hello().await.map_err(Stall::Source)?;
+            let here = self.executor.source.hello().await.map_err(Stall::Source)?;
+            if process(&here) != self.source_process {
+                self.source_process = process(&here);
+                self.executor.known.clear(); // its collections are looked at again
+            }
             self.executor.target.hello().await.map_err(Stall::Target)?;
             self.probed = Instant::now();
         }
