@@ -1,36 +1,36 @@
-//! The log as a whole: open, look, close.
+//! The log as a whole, and its handles. `log/life.rs` opens and closes it.
 //!
 //! - a [`SyncLog`] is a cheap handle; the last one to go closes the log
 //! - two threads work beside the callers: one makes the next segment ahead, one syncs
-//! - locks, in the order in which they may be taken: `trimming`, `syncing`, cursor, `tail`, `segments`, `unsynced`, `ask`.
-//!   Of these only `tail` is taken by `append`, and nobody syncs or deletes while holding it
+//! - locks, in the order in which they may be taken: `trimming`, `syncing`, cursor, `tail`, `segments`, `unsynced`, `ask`;
+//!   those of the notes are taken apart from these. Of these only `tail` is taken by `append`, and nobody syncs or deletes while holding it
+
+mod life;
 
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
+use crate::Lsn;
 use crate::append::Tail;
 use crate::config::{Config, Durability};
 use crate::cursor::{Cursor, CursorFile, CursorSync};
 use crate::disk::Disk;
-use crate::error::{AppendError, CursorError, NoteError, OpenError, Poisoned, ReadError, TrimError};
+use crate::error::{AppendError, CursorError, NoteError, Poisoned, ReadError, TrimError};
 use crate::flush::{Ask, Unsynced};
-use crate::folder::{Folder, FolderLock, disk, kernel_boot_id};
-use crate::format::{self, BootId, LogId, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::folder::{Folder, FolderLock};
+use crate::format::{BootId, LogId};
 use crate::index::Index;
-use crate::level::{self, Fill, Gauge, Level};
+use crate::level::{Fill, Gauge, Level};
 use crate::patient::Patient;
 use crate::reader::Reader;
-use crate::recover::{Recovery, recover};
 use crate::reserve::{NoteLsn, Noted, Notes, Reserve};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::thread::{self, JoinHandle};
+use crate::sync::thread::JoinHandle;
 use crate::sync::{Condvar, Mutex, RwLock, RwLockReadGuard};
-use crate::{Lsn, append, flush, maker, wall_ms};
 
 /// An open log. Clones share it; [`SyncLog::close`] or the end of the last clone closes it.
 #[derive(Debug, Clone)]
@@ -128,81 +128,6 @@ struct Closing {
 }
 
 impl SyncLog {
-    /// Opens the log in `config.dir`, or makes it: locks the folder, recovers, starts both threads.
-    ///
-    /// What recovery found is in the second value; it is not an error. Nor is a full disk: such a log can be read,
-    /// trimmed and noted to, and takes records as soon as there is space. Blocks; reads up to what was not synced when
-    /// the log was last written, as a rule one segment.
-    pub fn open(config: Config) -> Result<(SyncLog, Recovery), OpenError> {
-        config.check()?;
-        let disk_calls = Disk::new(config.faults.clone());
-        let folder = Folder::prepare(&config.dir)?;
-        let folder_lock = folder.lock()?;
-        let boot = config.boot_id.unwrap_or_else(kernel_boot_id);
-        let mut recovered = recover(&disk_calls, &folder, boot)?;
-        let head = recovered.report.head;
-
-        let (id, gap_before) = (recovered.id, recovered.gap_before_head);
-        // First: what little space there is belongs to it.
-        let (reserve, told) = Reserve::start(&disk_calls, &folder, id, recovered.fresh, config.hang_after)?;
-        recovered.report.notes.extend(told);
-        let header = SegmentHeader { id, base: head, created_ms: wall_ms(), boot, gap_before };
-        let used = recovered.segments.iter().map(|kept| kept.end).sum::<u64>();
-        let free = level::free_bytes(&folder).unwrap_or(u64::MAX).saturating_sub(config.free_bytes_min);
-        let bytes_max = level::segment_bytes(&config, used, free);
-        let first = append::begin(&disk_calls, &folder, bytes_max, &header)?;
-        let used = if first.is_some() { used + SEGMENT_HEADER_BYTES } else { used };
-        let gauge = Gauge::new(&config, used, free);
-        // As a rule the segment tells of the gap from now on.
-        let gap = gap_before && first.is_none();
-        let cursor = CursorFile::start(&disk_calls, &folder, id, recovered.cursor, head, gap)?;
-        folder.sync(&disk_calls).map_err(disk("sync", &folder.path))?;
-
-        let kept = recovered.segments.into_iter().map(|kept| Segment {
-            base: kept.header.base,
-            path: kept.path,
-            created_ms: kept.header.created_ms,
-            gap_before: kept.header.gap_before,
-            end: AtomicU64::new(kept.end),
-        });
-        let segments =
-            kept.map(Arc::new).chain(first.as_ref().map(|first| Arc::clone(&first.segment))).collect();
-        let shared = Arc::new(Shared {
-            disk: disk_calls,
-            folder,
-            id,
-            seed: format::seed(&id),
-            boot,
-            cursor,
-            reserve,
-            segments: RwLock::new(segments),
-            index: Index::default(),
-            trimming: Mutex::default(),
-            trim_upto: AtomicU64::new(0),
-            gauge,
-            head: AtomicU64::new(head.0),
-            tail: Patient::new(Tail::new(first.as_ref(), bytes_max, gap_before)),
-            make: Condvar::new(),
-            made: Condvar::new(),
-            appended: Notify::new(),
-            append_waiters: AtomicUsize::new(0),
-            synced: AtomicU64::new(head.0),
-            unsynced: Mutex::new(first.into_iter().collect()),
-            syncing: Mutex::default(),
-            ask: Mutex::default(),
-            wake: Condvar::new(),
-            synced_more: Notify::new(),
-            poisoned: OnceLock::new(),
-            config,
-        });
-        // From here on the owner's drop ends whatever has been started.
-        let closing = Closing { threads: Vec::new(), _lock: folder_lock };
-        let log = SyncLog { owner: Arc::new(Owner { shared, closing: Mutex::new(Some(closing)) }) };
-        log.start("synclog-flush", flush::run)?;
-        log.start("synclog-make", maker::run)?;
-        Ok((log, recovered.report))
-    }
-
     /// Appends one record, its payload given in parts, on the caller's thread: about a microsecond, and for a large
     /// record the time that its bytes take into the page cache.
     ///
@@ -324,53 +249,6 @@ impl SyncLog {
     fn shared(&self) -> &Arc<Shared> {
         &self.owner.shared
     }
-
-    fn start(&self, name: &'static str, run: fn(&Shared)) -> Result<(), OpenError> {
-        let shared = Arc::clone(self.shared());
-        let body = move || {
-            // Nobody would sync or make segments any more, and nobody would know.
-            if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
-                shared.poison(&format!("run {name}"), &io::Error::other("the thread panicked"));
-                // Whoever waits for a segment holds the lock up to that wait: none is missed.
-                drop(shared.tail.lock());
-                shared.made.notify_all();
-            }
-        };
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
-        let thread = thread.map_err(disk("start a thread for", &self.shared().folder.path))?;
-        if let Some(closing) = self.owner.closing.lock().as_mut() {
-            closing.threads.push(thread);
-        }
-        Ok(())
-    }
-}
-
-impl Owner {
-    fn close(&self) -> Result<(), Poisoned> {
-        let mut closing = self.closing.lock();
-        let shared = &self.shared;
-        if let Some(closing) = closing.take() {
-            shared.tail.lock().closed = true;
-            shared.make.notify_all();
-            shared.made.notify_all();
-            shared.ask.lock().stop = true;
-            shared.wake.notify_all();
-            for thread in closing.threads {
-                // A panic in there has poisoned the log already.
-                let _ = thread.join();
-            }
-            shared.finish();
-            shared.reserve.close();
-        }
-        shared.healthy()
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        // Whoever wants to know calls `close`.
-        let _ = self.close();
-    }
 }
 
 impl Shared {
@@ -416,24 +294,5 @@ impl Shared {
             self.poisoned.get_or_init(|| Poisoned { reason: format!("{doing}: {error}").into() }).clone();
         self.synced_more.notify_waiters();
         poisoned
-    }
-
-    /// After both threads have ended: gives back reserved space and says, on disk, that the log was closed.
-    fn finish(&self) {
-        let tail = self.tail.lock();
-        if self.poisoned.get().is_none() {
-            // Neither matters for what was promised: the next open does the same.
-            if let Some(last) = &tail.last {
-                let _ = self.disk.truncate(&last.file, tail.end);
-            }
-            let _ = self.disk.remove(&self.folder.spare());
-        }
-        drop(tail);
-        if self.poisoned.get().is_none()
-            && let Err(error) = self.cursor.write_closed(self.synced())
-        {
-            self.poison("write the cursor", &error);
-        }
-        self.synced_more.notify_waiters();
     }
 }

@@ -1,0 +1,170 @@
+//! A log's beginning and end.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::Notify;
+
+use super::{Closing, Owner, Segment, Shared, SyncLog};
+use crate::append::{self, Tail};
+use crate::config::Config;
+use crate::cursor::CursorFile;
+use crate::disk::Disk;
+use crate::error::{OpenError, Poisoned};
+use crate::flush;
+use crate::folder::{Folder, disk, kernel_boot_id};
+use crate::format::{self, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::index::Index;
+use crate::level::{self, Gauge};
+use crate::patient::Patient;
+use crate::recover::{Recovery, recover};
+use crate::reserve::Reserve;
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::{Condvar, Mutex, RwLock, thread};
+use crate::{maker, wall_ms};
+
+impl SyncLog {
+    /// Opens the log in `config.dir`, or makes it: locks the folder, recovers, starts both threads.
+    ///
+    /// What recovery found is in the second value; it is not an error. Nor is a full disk: such a log can be read,
+    /// trimmed and noted to, and takes records as soon as there is space. Blocks; reads up to what was not synced when
+    /// the log was last written, as a rule one segment.
+    pub fn open(config: Config) -> Result<(SyncLog, Recovery), OpenError> {
+        config.check()?;
+        let disk_calls = Disk::new(config.faults.clone());
+        let folder = Folder::prepare(&config.dir)?;
+        let folder_lock = folder.lock()?;
+        let boot = config.boot_id.unwrap_or_else(kernel_boot_id);
+        let mut recovered = recover(&disk_calls, &folder, boot)?;
+        let head = recovered.report.head;
+
+        let (id, gap_before) = (recovered.id, recovered.gap_before_head);
+        // First: what little space there is belongs to it.
+        let (reserve, told) = Reserve::start(&disk_calls, &folder, id, recovered.fresh, config.hang_after)?;
+        recovered.report.notes.extend(told);
+        let header = SegmentHeader { id, base: head, created_ms: wall_ms(), boot, gap_before };
+        let used = recovered.segments.iter().map(|kept| kept.end).sum::<u64>();
+        let free = level::free_bytes(&folder).unwrap_or(u64::MAX).saturating_sub(config.free_bytes_min);
+        let bytes_max = level::segment_bytes(&config, used, free);
+        let first = append::begin(&disk_calls, &folder, bytes_max, &header)?;
+        let used = if first.is_some() { used + SEGMENT_HEADER_BYTES } else { used };
+        let gauge = Gauge::new(&config, used, free);
+        // As a rule the segment tells of the gap from now on.
+        let gap = gap_before && first.is_none();
+        let cursor = CursorFile::start(&disk_calls, &folder, id, recovered.cursor, head, gap)?;
+        folder.sync(&disk_calls).map_err(disk("sync", &folder.path))?;
+
+        let kept = recovered.segments.into_iter().map(|kept| Segment {
+            base: kept.header.base,
+            path: kept.path,
+            created_ms: kept.header.created_ms,
+            gap_before: kept.header.gap_before,
+            end: AtomicU64::new(kept.end),
+        });
+        let segments =
+            kept.map(Arc::new).chain(first.as_ref().map(|first| Arc::clone(&first.segment))).collect();
+        let shared = Arc::new(Shared {
+            disk: disk_calls,
+            folder,
+            id,
+            seed: format::seed(&id),
+            boot,
+            cursor,
+            reserve,
+            segments: RwLock::new(segments),
+            index: Index::default(),
+            trimming: Mutex::default(),
+            trim_upto: AtomicU64::new(0),
+            gauge,
+            head: AtomicU64::new(head.0),
+            tail: Patient::new(Tail::new(first.as_ref(), bytes_max, gap_before)),
+            make: Condvar::new(),
+            made: Condvar::new(),
+            appended: Notify::new(),
+            append_waiters: AtomicUsize::new(0),
+            synced: AtomicU64::new(head.0),
+            unsynced: Mutex::new(first.into_iter().collect()),
+            syncing: Mutex::default(),
+            ask: Mutex::default(),
+            wake: Condvar::new(),
+            synced_more: Notify::new(),
+            poisoned: OnceLock::new(),
+            config,
+        });
+        // From here on the owner's drop ends whatever has been started.
+        let closing = Closing { threads: Vec::new(), _lock: folder_lock };
+        let log = SyncLog { owner: Arc::new(Owner { shared, closing: Mutex::new(Some(closing)) }) };
+        log.start("synclog-flush", flush::run)?;
+        log.start("synclog-make", maker::run)?;
+        Ok((log, recovered.report))
+    }
+
+    fn start(&self, name: &'static str, run: fn(&Shared)) -> Result<(), OpenError> {
+        let shared = Arc::clone(self.shared());
+        let body = move || {
+            // Nobody would sync or make segments any more, and nobody would know.
+            if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
+                shared.poison(&format!("run {name}"), &io::Error::other("the thread panicked"));
+                // Whoever waits for a segment holds the lock up to that wait: none is missed.
+                drop(shared.tail.lock());
+                shared.made.notify_all();
+            }
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
+        let thread = thread.map_err(disk("start a thread for", &self.shared().folder.path))?;
+        if let Some(closing) = self.owner.closing.lock().as_mut() {
+            closing.threads.push(thread);
+        }
+        Ok(())
+    }
+}
+
+impl Owner {
+    pub(super) fn close(&self) -> Result<(), Poisoned> {
+        let mut closing = self.closing.lock();
+        let shared = &self.shared;
+        if let Some(closing) = closing.take() {
+            shared.tail.lock().closed = true;
+            shared.make.notify_all();
+            shared.made.notify_all();
+            shared.ask.lock().stop = true;
+            shared.wake.notify_all();
+            for thread in closing.threads {
+                // A panic in there has poisoned the log already.
+                let _ = thread.join();
+            }
+            shared.finish();
+            shared.reserve.close();
+        }
+        shared.healthy()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `close`.
+        let _ = self.close();
+    }
+}
+
+impl Shared {
+    /// After both threads have ended: gives back reserved space and says, on disk, that the log was closed.
+    fn finish(&self) {
+        let tail = self.tail.lock();
+        if self.poisoned.get().is_none() {
+            // Neither matters for what was promised: the next open does the same.
+            if let Some(last) = &tail.last {
+                let _ = self.disk.truncate(&last.file, tail.end);
+            }
+            let _ = self.disk.remove(&self.folder.spare());
+        }
+        drop(tail);
+        if self.poisoned.get().is_none()
+            && let Err(error) = self.cursor.write_closed(self.synced())
+        {
+            self.poison("write the cursor", &error);
+        }
+        self.synced_more.notify_waiters();
+    }
+}
