@@ -97,11 +97,7 @@ impl Workers {
 }
 
 /// Opens the log and prepares the replicator; nothing runs yet.
-async fn build_sync(
-    config: &Config,
-    doors: &Doors,
-    registry: &Registry,
-) -> anyhow::Result<(Sync, Workers)> {
+async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyhow::Result<(Sync, Workers)> {
     let AtlasConfig { uri: Some(atlas) } = &config.atlas else {
         bail!("sync.enabled is true, but atlas.uri is not set: set MONGODB_ATLAS_URI");
     };

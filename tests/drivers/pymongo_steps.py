@@ -431,11 +431,12 @@ def sessions():
     with client.start_session(causal_consistency=True) as session:
         c.insert_one({"_id": 1}, session=session)
         seen = c.find_one({"_id": 1}, session=session)
+        secondary = c.with_options(read_preference=ReadPreference.SECONDARY_PREFERRED)
+        preferred = secondary.find_one({"_id": 1}, session=session)
         read = c.with_options(read_concern=ReadConcern("majority")).find_one({"_id": 1}, session=session) if REPLICA_SET else None
     with client.start_session() as session:
         cursor = c.find({}, session=session)
         listed = list(cursor)
-    preferred = c.with_options(read_preference=ReadPreference.SECONDARY_PREFERRED).find_one()
     linear = attempt(c.with_options(read_concern=ReadConcern("linearizable")).find_one) if REPLICA_SET else None
     return [seen, read, listed, preferred, linear, attempt(client.start_session, snapshot=True) is None]
 

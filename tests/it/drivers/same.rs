@@ -16,12 +16,9 @@ pub struct Same {
 }
 
 impl Same {
-    /// For servers under these connection strings.
-    pub fn new(uris: &[&str]) -> Same {
-        let port = |uri: &&str| {
-            uri.rsplit_once(':').map(|(_, rest)| rest.split('/').next().unwrap_or(rest).to_owned())
-        };
-        let ports: Vec<String> = uris.iter().filter_map(port).collect();
+    /// For servers and a proxy under these addresses (`127.0.0.1:PORT`).
+    pub fn new(addresses: &[String]) -> Same {
+        let ports: Vec<&str> = addresses.iter().filter_map(|it| it.split(':').nth(1)).collect();
         let moments = [
             (r"20[2-9][0-9]-[01][0-9]-[0-3][0-9]T[0-9:.]+(Z|\+00:00)", "<date>"),
             (r#""\$date": ?\{"\$numberLong": ?"1[6-9][0-9]{11}"\}"#, "<date>"),
@@ -85,7 +82,7 @@ const SHOWN_MAX: usize = 8;
 
 #[test]
 fn what_differs_is_seen_and_what_must_differ_is_not() {
-    let same = Same::new(&["mongodb://127.0.0.1:41000/", "mongodb://127.0.0.1:41001/?directConnection=true"]);
+    let same = Same::new(&["127.0.0.1:41000".to_owned(), "127.0.0.1:41001".to_owned()]);
     let run = |last: &str| format!("{}{last}\n", "step\t[1, 2]\n".repeat(LINES_MIN));
     let check = |left: &str, right: &str| same.check(&run(left), &run(right));
     check(r#""host": "127.0.0.1:41000""#, r#""host": "127.0.0.1:41001""#).unwrap();
