@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use prometheus::Registry;
 use record::Namespace;
 use replicator::plan::Scan;
-use replicator::{Cause, Desired, ServerError, Shared};
+use replicator::{Cause, Class, Desired, ServerError, Shared};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -188,8 +188,19 @@ impl Reconciler {
                 }
                 self.progress.hold(ns, &why);
             }
+            // Of this namespace only, as far as anybody knows: the others go on, and it is tried again.
+            Err(Interrupt::Away(error)) if matches!(error.class, Class::Refused | Class::Identity) => {
+                let why = format!("a server refuses to have it compared: {error}");
+                let due = Instant::now() + REFUSED_LOOK_INTERVAL;
+                if self.known.insert(ns.clone(), Known { due, rounds, held: None }).is_none() {
+                    warn!(%ns, why, "namespace stays dirty");
+                }
+                self.progress.hold(ns, &why);
+            }
             Err(interrupt) => {
                 self.progress.interrupted(ns);
+                let due = Instant::now() + INTERRUPTED_REST * rounds.min(ROUNDS_COUNTED);
+                self.known.insert(ns.clone(), Known { due, rounds, held: None });
                 return Err(interrupt);
             }
         }
@@ -220,6 +231,10 @@ const BACKOFF: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15)];
 /// Between two questions whether a held namespace has changed.
 const HELD_LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// Between two tries of a namespace that a server refuses to have read.
+const REFUSED_LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// How long one whose scan was interrupted stands behind the others.
+const INTERRUPTED_REST: Duration = Duration::from_millis(500);
 /// A namespace that became dirty while it was compared rests for so many times what that took, and the more often
 /// the longer.
 const REST_FACTOR: u32 = 2;

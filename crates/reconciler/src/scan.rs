@@ -11,12 +11,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use bson::raw::RawDocumentBuf;
 use record::{Key, Namespace};
 use replicator::plan::Scan;
 use replicator::{Cause, Class, Documents, Handed, NotNow, ServerError, Shared};
 use tracing::info;
 
-use crate::documents::Page;
+use crate::documents::{Found, Page};
 use crate::progress::Progress;
 use crate::shape;
 use crate::side::Side;
@@ -108,6 +109,10 @@ impl Scanner<'_> {
         let extra = match cause {
             Cause::Written | Cause::Dropped => Extra::Delete,
             _ if self.shared.is_another(ns, here.uuid.as_deref()) => Extra::Hold,
+            // Expiry is a deletion that nobody sends.
+            _ if self.shared.is_the_same(ns, here.uuid.as_deref()) && self.expires(ns).await? => {
+                Extra::Delete
+            }
             _ => Extra::Count,
         };
         let repaired = match self.all_documents(ns, extra).await? {
@@ -144,6 +149,10 @@ impl Scanner<'_> {
             true => Ok(Outcome::Equal { repaired }),
             false => Ok(Outcome::Again),
         }
+    }
+
+    async fn expires(&self, ns: &Namespace) -> Result<bool, Interrupt> {
+        Ok(shape::expires(&self.source.indexes(ns).await.map_err(away)?))
     }
 
     async fn is_empty(&self, ns: &Namespace) -> Result<bool, Interrupt> {
@@ -222,8 +231,7 @@ impl Scanner<'_> {
         let since = Instant::now();
         let mut compared = 0;
         loop {
-            let page = Page::read(self.source, ns, from.clone()).await.map_err(away)?;
-            let found = page.compare(self.target, ns).await.map_err(away)?;
+            let found = self.range(ns, from.clone()).await?;
             self.progress.compared(ns, found.source, found.differ.len() as u64 + found.extra_all);
             compared += found.source;
             let mut keys = found.differ;
@@ -252,13 +260,40 @@ impl Scanner<'_> {
         }
     }
 
-    async fn hand_over(&self, ns: &Namespace, mut keys: Vec<Key>) -> Result<(), Interrupt> {
-        while !keys.is_empty() {
-            let rest = keys.split_off(keys.len().min(KEYS_PER_STEP));
-            if self.shared.hand_over(ns, keys).await? == Handed::NotFollowed {
+    /// Compares one range. A server may be away for a while without everything beginning anew.
+    async fn range(&self, ns: &Namespace, from: Option<RawDocumentBuf>) -> Result<Found, Interrupt> {
+        let mut tries = 0;
+        loop {
+            let read = async {
+                let page = Page::read(self.source, ns, from.clone()).await?;
+                page.compare(self.target, ns).await
+            };
+            match read.await {
+                Err(error) if matches!(error.class, Class::NotSent | Class::Unknown) && tries < TRIES_MAX => {
+                    tries += 1;
+                    tokio::time::sleep(RETRY_WAIT * tries).await;
+                }
+                other => return other.map_err(away),
+            }
+        }
+    }
+
+    async fn hand_over(&self, ns: &Namespace, keys: Vec<Key>) -> Result<(), Interrupt> {
+        for keys in keys.chunks(KEYS_PER_STEP) {
+            // The worker's own waiting for a server is not ours to shorten: asked again when it is back.
+            let mut tries = 0;
+            let handed = loop {
+                match self.shared.hand_over(ns, keys.to_vec()).await {
+                    Err(NotNow) if tries < TRIES_MAX => {
+                        tries += 1;
+                        tokio::time::sleep(RETRY_WAIT * tries).await;
+                    }
+                    other => break other?,
+                }
+            };
+            if handed == Handed::NotFollowed {
                 return Ok(()); // capped or time-series by now: the next scan finds out
             }
-            keys = rest;
         }
         Ok(())
     }
@@ -303,4 +338,7 @@ const GONE: &str = "the source has no such collection, and nobody saw it dropped
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a write may be under way before a scan begins all the same.
 const WRITES_WAIT_MAX: Duration = Duration::from_secs(600);
+/// Tries of one range, or of handing over: about twenty minutes; then the scan begins anew.
+const TRIES_MAX: u32 = 50;
+const RETRY_WAIT: Duration = Duration::from_secs(1);
 const LOG_WAIT_MAX: Duration = Duration::from_secs(60);

@@ -146,6 +146,11 @@ pub(crate) async fn create_indexes(source: &Side, target: &Side, ns: &Namespace)
     refused.map_or(Ok(()), Err)
 }
 
+/// Whether any of these indexes lets documents expire.
+pub(crate) fn expires(specs: &[RawDocumentBuf]) -> bool {
+    specs.iter().any(|spec| spec.get(EXPIRY).is_ok_and(|value| value.is_some()))
+}
+
 fn is_wanted(wanted: &BTreeMap<String, RawDocumentBuf>, name: &str, spec: &RawDocument) -> bool {
     let expires = spec.get(EXPIRY).is_ok_and(|value| value.is_some());
     !expires && wanted.get(name).is_some_and(|wanted| fields(wanted) == fields(spec))
