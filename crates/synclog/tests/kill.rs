@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use common::{payload, read, small, wait_for};
 use synclog::{Config, Cursor, CursorSync, Durability, Lsn, SyncLog};
@@ -130,6 +131,8 @@ fn child() {
                     acked.write_all_at(&count.to_le_bytes(), 8 * CLEARED as u64).unwrap();
                     log.clear_notes(log.notes().upto).unwrap();
                 }
+                // Leaves the processor to the others.
+                thread::sleep(Duration::from_micros(200));
             }
         });
         scope.spawn(|| {
@@ -138,7 +141,7 @@ fn child() {
             loop {
                 for _ in 0..random.u32(1..60) {
                     while reader.next().unwrap().is_none() {
-                        thread::yield_now();
+                        thread::sleep(Duration::from_micros(200));
                     }
                 }
                 let sync = if random.bool() { CursorSync::Now } else { CursorSync::Later };
