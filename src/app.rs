@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::bounds::Bounds;
 use crate::config::{AtlasConfig, Config, Durability};
 use crate::doors::{self, Doors};
 use crate::program::{Program, Sync};
@@ -58,6 +59,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         log: sync.log.clone(),
         orphans,
         entries: sync.pending.appended.clone(),
+        level: {
+            let bounds = sync.bounds.clone();
+            Arc::new(move || bounds.level())
+        },
     });
     let metrics = proxy::Metrics::register(&registry)?;
     let tls = doors.tls.clone();
@@ -108,7 +113,9 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
     if let Some(gap) = &recovery.gap {
         error!(gap, "the sync log does not vouch for everything: a full comparison is needed");
     }
-    let capture = Capture::new(capture_config(config));
+    let notes = log.clone();
+    let capture =
+        Capture::noting(capture_config(config), Box::new(move |ns| replicator::note(&notes, ns).is_ok()));
     let reading = log.clone();
     let recovered = tokio::task::spawn_blocking(move || replicator::recover(&reading)).await?;
     info!(
@@ -116,7 +123,8 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
         "sync initialised"
     );
     let pending = Arc::new(Pending::default());
-    let misses = capture.clone();
+    let bounds = Arc::new(Bounds::new(log.clone(), pending.clone(), config.log.max_entries, capture.clone()));
+    let (misses, unrecorded) = (capture.clone(), capture.clone());
     let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect();
     let settings = replicator::Config {
         source_uri: config.local.uri.expose().to_owned(),
@@ -131,6 +139,7 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
         filter: Filter { include: texts(&config.sync.include), exclude: texts(&config.sync.exclude) },
         captures,
         misses: Box::new(move || take_misses(&misses)),
+        unrecorded: Box::new(move || unrecorded.unrecorded().under_way),
     };
     let mut replicator =
         Replicator::new(settings, log.clone(), &recovered, recovery.gap.clone(), registry).await?;
@@ -144,7 +153,7 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
     let shared = replicator.shared();
     for (mark, record) in recovered.orphans {
         let guard = Box::new(capture.enter_orphan(&record, replicator::now_ms()));
-        shared.orphan(Orphan { mark, record, guard });
+        shared.orphan(Orphan { mark: Some(mark), record, guard });
     }
     let settings = reconciler::Config {
         source_uri: config.local.uri.expose().to_owned(),
@@ -154,7 +163,7 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
     let reconciler = Reconciler::new(settings, shared.clone(), registry)?;
     let comparing = reconciler.progress();
     let reconciler = (config.sync.compare_rate_max > 0).then_some(reconciler);
-    Ok((Sync { log, capture, shared, pending, comparing }, Workers { replicator, reconciler }))
+    Ok((Sync { log, capture, shared, pending, comparing, bounds }, Workers { replicator, reconciler }))
 }
 
 fn take_misses(capture: &Capture) -> Vec<Miss> {
@@ -306,6 +315,8 @@ async fn died(task: &mut Option<JoinHandle<()>>) -> Result<(), tokio::task::Join
 fn log_config(config: &Config) -> synclog::Config {
     let mut settings = synclog::Config::new(&config.log.dir);
     settings.segment_bytes_max = config.log.segment_bytes_max;
+    settings.bytes_max = Some(config.log.max_bytes);
+    settings.free_bytes_min = config.log.min_free_bytes;
     settings.durability = durability(config);
     settings
 }

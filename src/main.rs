@@ -3,6 +3,7 @@
 //! Exit status: 0 after an ordered end, 1 after a failure while running, 2 for a wrong command line or setting.
 
 mod app;
+mod bounds;
 mod cli;
 mod config;
 mod doors;

@@ -19,15 +19,16 @@ use prometheus::Registry;
 use record::Namespace;
 use replicator::{Activity, ControlError, Desired, Link, Orphan, Pending, Shared, now_ms};
 use synclog::SyncLog;
-use tracing::warn;
+use tracing::{info, warn};
 
+use crate::bounds::Bounds;
 use crate::config::Config;
 use gauges::Gauges;
 use show::{
-    NOTHING_COMPARED, NOWHERE, at, counts, failure_rate, fill_level, lag, lag_ms, millis, namespaces,
-    nothing_counted, positions, show_full,
+    NOTHING_COMPARED, NOWHERE, at, counts, failure_rate, fill_level, lag, lag_ms, log_fill, millis,
+    namespaces, nothing_counted, positions, queue_size, show_full,
 };
-use warnings::{Warning, warnings};
+use warnings::{LOG_LEVELS, Warning, warnings};
 
 /// What there is when syncing is on.
 pub(crate) struct Sync {
@@ -35,6 +36,7 @@ pub(crate) struct Sync {
     pub(crate) capture: Arc<Capture>,
     pub(crate) shared: Shared,
     pub(crate) pending: Arc<Pending>,
+    pub(crate) bounds: Arc<Bounds>,
     /// What is being done about dirty namespaces.
     pub(crate) comparing: reconciler::Progress,
 }
@@ -78,7 +80,7 @@ impl Program {
     /// Hands a write without a reply on to who can ask mongod about it.
     pub(crate) fn hand_on(&self, orphan: capture::Orphan) {
         if let Some(sync) = &self.sync {
-            let guard = Box::new(orphan.ticket);
+            let guard = Box::new((orphan.unmarked, orphan.ticket));
             sync.shared.orphan(Orphan { mark: orphan.mark, record: orphan.mark_record, guard });
         }
     }
@@ -91,8 +93,13 @@ impl Program {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         // What the replicator has said itself, with more detail, is not repeated.
         let own = ["QUEUE_LARGE", "LAG_HIGH", "FAILURES_HIGH", "LOG_POISONED"];
-        for warning in warnings.iter().filter(|it| own.contains(&it.code) && !said.contains(it.code)) {
+        let own = |code| own.contains(&code) || LOG_LEVELS.contains(&code);
+        for warning in warnings.iter().filter(|it| own(it.code) && !said.contains(it.code)) {
             warn!("{}", warning.text);
+        }
+        let is_filled = warnings.iter().any(|it| LOG_LEVELS.contains(&it.code));
+        if !is_filled && LOG_LEVELS.iter().any(|code| said.contains(code)) {
+            info!("the sync log has room again");
         }
         *said = warnings.iter().map(|it| it.code).collect();
     }
@@ -133,7 +140,7 @@ impl Program {
             local_database: local,
             atlas_database: atlas,
             worker,
-            queue_size: Measured::up_to(sync.pending.entries(), settings.queue_warning),
+            queue_size: queue_size(sync, settings.queue_warning),
             sync_lag: Measured::up_to(lag_ms(sync), millis(settings.lag_warning)),
             failure_rate: Measured::up_to(failure_rate(&status.counts), settings.failure_rate_warning),
         }
@@ -243,8 +250,9 @@ impl System for Program {
 
     async fn health(&self) -> Health {
         let warnings = self.sync.as_ref().map(|sync| warnings(&self.config, sync)).unwrap_or_default();
-        let (errors, warnings): (Vec<_>, Vec<_>) =
-            warnings.into_iter().partition(|it| matches!(it.code, "LOG_POISONED" | "LOCAL_AWAY"));
+        let (errors, warnings): (Vec<_>, Vec<_>) = warnings
+            .into_iter()
+            .partition(|it| matches!(it.code, "LOG_POISONED" | "LOG_FULL" | "LOCAL_AWAY"));
         let texts = |list: Vec<Warning>| list.into_iter().map(|it| it.text).collect();
         Health::judge(self.checks(), texts(warnings), texts(errors))
     }
@@ -262,6 +270,7 @@ impl System for Program {
         Report {
             positions: self.sync.as_ref().map_or(NOWHERE, positions),
             lag: self.sync.as_ref().map_or(Lag { entries: 0, bytes: 0, seconds: 0.0 }, lag),
+            log: self.sync.as_ref().map(log_fill),
             counts: self.sync.as_ref().map_or(nothing_counted(), |sync| counts(sync, &counters)),
             namespaces: self.sync.as_ref().map_or(
                 Namespaces { not_copied_yet: Vec::new(), dirty: Vec::new(), compared: Vec::new() },
@@ -296,7 +305,8 @@ impl System for Program {
             oldest_age_ms: sync
                 .and_then(|sync| sync.shared.status().oldest_pending_ms)
                 .map(|oldest| now_ms().saturating_sub(oldest)),
-            level: fill_level(bytes, log.max_bytes).max(fill_level(size, log.max_entries)),
+            level: sync.map_or(admin::FillLevel::Normal, |sync| fill_level(sync.bounds.shown().0)),
+            log: sync.map(log_fill),
             limits: QueueLimits {
                 max_bytes: log.max_bytes,
                 max_entries: log.max_entries,

@@ -12,7 +12,7 @@ use super::{Config, Enabled, Listen};
 
 /// What cannot work, or must not.
 pub(super) fn refuse(config: &Config, reader: &mut Reader) {
-    let Config { proxy, local, atlas, sync, log, admin, .. } = config;
+    let Config { proxy, local, atlas, sync, admin, .. } = config;
     let on_command_line =
         |setting: &Setting| matches!(setting.origin, Origin::Flag(_)) && setting.key == "local.uri";
     reader.forbid(
@@ -79,11 +79,6 @@ pub(super) fn refuse(config: &Config, reader: &mut Reader) {
         admin.token.is_some() && admin.token == admin.read_token,
         &["admin.read_token", "admin.token"],
         "is the same as admin.token, so that reading would be changing: choose another one",
-    );
-    reader.forbid(
-        log.segment_bytes_max > log.max_bytes,
-        &["log.segment_bytes_max", "log.max_bytes"],
-        "is more than the whole log may have (log.max_bytes)",
     );
 }
 

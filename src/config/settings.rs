@@ -150,14 +150,15 @@ settings! {
         /// What a crash of the host may cost. process: what the kernel had not written; journal: at most 100 ms,
         /// as with mongod's own journal, and nothing of writes that ask for j or majority; strict: nothing.
         durability: Durability = "journal", choice(DURABILITY);
-        /// Size of one file of the log.
+        /// Size of one file of the log; less where log.max_bytes, or the disk, has no room for eight of them.
         segment_bytes_max: u64 = "64MiB", bytes("64KiB", "16GiB");
-        /// Size of the log from which it counts as full in /api/sync/queue. Shown only: this version does not
-        /// hold the log back.
+        /// Size of the log from which it is full. From 80 % on health warns, from 90 % on entries keep what was
+        /// touched and no statements, at 100 % writes are not recorded and their collections become dirty. The
+        /// application goes on at every level, and the level falls as Atlas catches up.
         max_bytes: u64 = "16GiB", bytes("1MiB", "1024TiB");
-        /// Waiting entries from which it counts as full; likewise.
+        /// Waiting entries from which it is full; likewise.
         max_entries: u64 = "100000000", count(100, ENTRIES_MOST);
-        /// Space on its disk that the log should leave free; likewise.
+        /// Space on its disk that is left to others: what is free beyond it is the log's; likewise.
         min_free_bytes: u64 = "1GiB", bytes("0", "1024TiB");
     }
 

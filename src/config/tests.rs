@@ -206,10 +206,6 @@ fn one_wrong_variable_is_one_complaint() {
             "is the same as admin.token",
         ),
         (
-            &[("DUALSYNC_LOG_MAX_BYTES", "1MiB")],
-            "log.segment_bytes_max = \"64MiB\" (default): is more than the whole log",
-        ),
-        (
             &[("DUALSYNC_ADMIN_TOKEN_FILE", "/nonexistent/token")],
             "DUALSYNC_ADMIN_TOKEN_FILE: the file /nonexistent/token cannot be read",
         ),

@@ -1,14 +1,19 @@
 //! Figures of the running program for Prometheus, brought up to date when somebody scrapes.
 
-use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::Sync;
-use super::show::{lag_ms, positions};
+use super::show::{lag_ms, noted, positions};
 
 /// Figures that are read when somebody scrapes.
 pub(super) struct Gauges {
     positions: IntGaugeVec,
     log_bytes: IntGauge,
+    log_fill: Gauge,
+    log_level: IntGauge,
+    log_noted: IntGauge,
+    without_statements: IntCounter,
+    unrecorded: IntCounter,
     lag_entries: IntGauge,
     lag_seconds: Gauge,
     dirty: IntGauge,
@@ -28,6 +33,23 @@ impl Gauges {
                 &["position"],
             )?,
             log_bytes: IntGauge::new("dualsync_log_bytes", "Bytes of the sync log on disk.")?,
+            log_fill: Gauge::new("dualsync_log_fill_ratio", "Share of the log's nearest bound; 1 is full.")?,
+            log_level: IntGauge::new(
+                "dualsync_log_level",
+                "0 normal, 1 from 80 %, 2 from 90 % (no statements), 3 full (namespaces become dirty).",
+            )?,
+            log_noted: IntGauge::new(
+                "dualsync_log_noted_namespaces",
+                "Namespaces in the log's reserve that are not dirty for good yet.",
+            )?,
+            without_statements: IntCounter::new(
+                "dualsync_log_entries_without_statements_total",
+                "Entries that keep what was touched only, because the log was nearly full.",
+            )?,
+            unrecorded: IntCounter::new(
+                "dualsync_unrecorded_writes_total",
+                "Writes that went on without a mark in the log; their namespaces became dirty.",
+            )?,
             lag_entries: IntGauge::new("dualsync_lag_entries", "Entries that wait.")?,
             lag_seconds: Gauge::new("dualsync_lag_seconds", "Age of the oldest entry that waits.")?,
             dirty: IntGauge::new("dualsync_dirty_namespaces", "Namespaces that need a full comparison.")?,
@@ -42,6 +64,11 @@ impl Gauges {
         };
         registry.register(Box::new(gauges.positions.clone()))?;
         registry.register(Box::new(gauges.log_bytes.clone()))?;
+        registry.register(Box::new(gauges.log_fill.clone()))?;
+        registry.register(Box::new(gauges.log_level.clone()))?;
+        registry.register(Box::new(gauges.log_noted.clone()))?;
+        registry.register(Box::new(gauges.without_statements.clone()))?;
+        registry.register(Box::new(gauges.unrecorded.clone()))?;
         registry.register(Box::new(gauges.lag_entries.clone()))?;
         registry.register(Box::new(gauges.lag_seconds.clone()))?;
         registry.register(Box::new(gauges.dirty.clone()))?;
@@ -71,6 +98,10 @@ impl Gauges {
         let status = sync.shared.status();
         let (dirty, everything) = sync.shared.dirty();
         self.log_bytes.set(signed(sync.log.stats().bytes));
+        let (fill, noted) = (sync.bounds.fill(), noted(sync));
+        self.log_fill.set(fill.share);
+        self.log_level.set(fill.level as i64);
+        self.log_noted.set(signed(noted.namespaces.len() as u64 + u64::from(noted.everything)));
         self.lag_entries.set(signed(sync.pending.entries()));
         self.lag_seconds.set(lag_ms(sync) as f64 / 1000.0);
         self.dirty.set(signed(dirty.len() as u64 + u64::from(everything.is_some())));
@@ -78,6 +109,9 @@ impl Gauges {
         self.connected.with_label_values(&["local"]).set(i64::from(status.source.connected));
         self.connected.with_label_values(&["atlas"]).set(i64::from(status.target.connected));
         let counters = sync.capture.counters();
+        let raise = |counter: &IntCounter, total: u64| counter.inc_by(total.saturating_sub(counter.get()));
+        raise(&self.without_statements, counters.touches_only);
+        raise(&self.unrecorded, sync.capture.unrecorded().writes);
         for (kind, total) in &counters.entries {
             set_total(&self.captured, kind.code(), *total);
         }

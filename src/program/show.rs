@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use admin::{
-    At, CompareProgress, CompareState, Compared, Counts, FillLevel, Full, FullState, Lag, NamespaceState,
-    Namespaces, Positions,
+    At, CheckStatus, CompareProgress, CompareState, Compared, Counts, FillBound, FillLevel, Full, FullState,
+    Lag, LogFill, Measured, NamespaceState, Namespaces, Noted, Positions,
 };
 use reconciler::Phase;
 use replicator::{Cause, Dirty, now_ms};
+use synclog::Level;
 
 use super::Sync;
+use crate::bounds::FilledBy;
 
 pub(super) const NOWHERE: Positions = Positions { appended: 0, durable: 0, applied: 0, trimmed: 0 };
 
@@ -28,6 +30,17 @@ pub(super) fn lag(sync: &Sync) -> Lag {
     let entries = sync.pending.entries();
     let bytes = if entries == 0 { 0 } else { sync.shared.pending_bytes(&sync.log) };
     Lag { entries, bytes, seconds: lag_ms(sync) as f64 / 1000.0 }
+}
+
+/// Entries that wait: too many for the operator's taste, or for the log.
+pub(super) fn queue_size(sync: &Sync, warning: u64) -> Measured<u64> {
+    let measured = Measured::up_to(sync.pending.entries(), warning);
+    let by_level = match sync.bounds.shown().0 {
+        Level::Normal => CheckStatus::Pass,
+        Level::Warning | Level::Tight => CheckStatus::Warn,
+        Level::Full => CheckStatus::Fail,
+    };
+    Measured { status: measured.status.max(by_level), ..measured }
 }
 
 pub(super) fn lag_ms(sync: &Sync) -> u64 {
@@ -123,12 +136,37 @@ pub(super) fn failure_rate(counts: &replicator::Counts) -> f64 {
     if all == 0 { 0.0 } else { counts.failed as f64 / all as f64 }
 }
 
-pub(super) fn fill_level(used: u64, max: u64) -> FillLevel {
-    match used as f64 / max.max(1) as f64 {
-        share if share >= 1.0 => FillLevel::Full,
-        share if share >= 0.9 => FillLevel::KeysOnly,
-        share if share >= 0.8 => FillLevel::Warning,
-        _ => FillLevel::Normal,
+pub(super) fn log_fill(sync: &Sync) -> LogFill {
+    let (fill, (_, since)) = (sync.bounds.fill(), sync.bounds.shown());
+    LogFill {
+        level: fill_level(fill.level),
+        since: At(since),
+        fill: fill.share,
+        bound: match fill.by {
+            FilledBy::Bytes => FillBound::Bytes,
+            FilledBy::Disk => FillBound::Disk,
+            FilledBy::Entries => FillBound::Entries,
+        },
+        entries_without_statements: sync.capture.counters().touches_only,
+        unrecorded_writes: sync.capture.unrecorded().writes,
+        noted: noted(sync),
+    }
+}
+
+pub(super) fn noted(sync: &Sync) -> Noted {
+    let noted = replicator::noted(&sync.log);
+    Noted {
+        everything: noted.everything,
+        namespaces: noted.namespaces.iter().map(ToString::to_string).collect(),
+    }
+}
+
+pub(super) fn fill_level(level: Level) -> FillLevel {
+    match level {
+        Level::Normal => FillLevel::Normal,
+        Level::Warning => FillLevel::Warning,
+        Level::Tight => FillLevel::KeysOnly,
+        Level::Full => FillLevel::Full,
     }
 }
 

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use replicator::{Desired, Link};
+use synclog::Level;
 
 use super::Sync;
 use super::show::{failure_rate, lag_ms, millis};
+use crate::bounds::FilledBy;
 use crate::config::Config;
 
 /// A condition that somebody should look at.
@@ -126,13 +128,35 @@ pub(super) fn warnings(config: &Config, sync: &Sync) -> Vec<Warning> {
         format!("not replicated: {}", not_replicated.keys().cloned().collect::<Vec<_>>().join(", ")),
         "run these commands on Atlas as well",
     );
+    list.extend(log_level(config, sync));
     if let Some(reason) = sync.log.stats().poisoned {
-        warn(
-            true,
-            "LOG_POISONED",
-            format!("the sync log takes no more records: {reason}"),
-            "mend the disk and restart dualsync; what was missed is compared then",
-        );
+        list.push(Warning {
+            code: "LOG_POISONED",
+            text: format!("the sync log takes no more records: {reason}"),
+            action: "mend the disk and restart dualsync; what was missed is compared then",
+        });
     }
     list
+}
+
+/// The codes of a log that fills.
+pub(super) const LOG_LEVELS: [&str; 3] = ["LOG_FILLING", "LOG_KEYS_ONLY", "LOG_FULL"];
+
+fn log_level(config: &Config, sync: &Sync) -> Option<Warning> {
+    let fill = sync.bounds.fill();
+    let (code, means) = match fill.level {
+        Level::Normal => return None,
+        Level::Warning => (LOG_LEVELS[0], "from 90 % on it keeps no statements"),
+        Level::Tight => (LOG_LEVELS[1], "writes are recorded without their statements"),
+        Level::Full => (LOG_LEVELS[2], "writes are not recorded, their collections become dirty"),
+    };
+    let limits = &config.log;
+    let bound = match fill.by {
+        FilledBy::Bytes => format!("log.max_bytes = {}", limits.max_bytes),
+        FilledBy::Disk => format!("its disk, less log.min_free_bytes = {}", limits.min_free_bytes),
+        FilledBy::Entries => format!("log.max_entries = {}", limits.max_entries),
+    };
+    let text = format!("the sync log is {:.0} % full ({bound}): {means}", fill.share * 100.0);
+    let action = "see that Atlas is reachable and keeps up, give the log's disk room, or raise the limit; docs/sync-log.md";
+    Some(Warning { code, text, action })
 }

@@ -21,8 +21,8 @@ pub use config::{Config, Limits, Token};
 pub use serve::{Admin, BindError};
 pub use shapes::{
     Affected, At, Check, CheckStatus, Checks, Cleared, CompareProgress, CompareState, Compared, Connection,
-    ConnectionState, Connections, Counts, DeadLetter, DeadLetters, FillLevel, Full, FullState, Health,
-    HealthStatus, Lag, LastError, Measured, NamespaceState, Namespaces, Positions, Queue, QueueLimits,
-    Recommendation, Report, Stats, TargetError, Worker, WorkerState,
+    ConnectionState, Connections, Counts, DeadLetter, DeadLetters, FillBound, FillLevel, Full, FullState,
+    Health, HealthStatus, Lag, LastError, LogFill, Measured, NamespaceState, Namespaces, Noted, Positions,
+    Queue, QueueLimits, Recommendation, Report, Stats, TargetError, Worker, WorkerState,
 };
 pub use system::{Action, Letters, Refusal, System};

@@ -3,6 +3,7 @@
 //! Units stand in the names: `…_ms`, `bytes`, `seconds`; rates are shares from 0 to 1; times are RFC 3339, UTC.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
@@ -13,13 +14,16 @@ use time::format_description::well_known::Rfc3339;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct At(pub SystemTime);
 
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = OffsetDateTime::from(self.0).truncate_to_millisecond().format(&Rfc3339);
+        f.write_str(&text.map_err(|_| fmt::Error)?)
+    }
+}
+
 impl Serialize for At {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = OffsetDateTime::from(self.0)
-            .truncate_to_millisecond()
-            .format(&Rfc3339)
-            .map_err(serde::ser::Error::custom)?;
-        serializer.serialize_str(&text)
+        serializer.collect_str(self)
     }
 }
 
@@ -159,6 +163,8 @@ pub struct Report {
     pub positions: Positions,
     /// What the target has yet to get.
     pub lag: Lag,
+    /// How full the log is; nothing while syncing is off.
+    pub log: Option<LogFill>,
     /// What was done since the log began.
     pub counts: Counts,
     /// Namespaces that are not known to be equal.
@@ -384,8 +390,51 @@ pub struct Queue {
     pub oldest_age_ms: Option<u64>,
     /// How full the log is.
     pub level: FillLevel,
+    /// The same exactly, and what it has cost; nothing while syncing is off.
+    pub log: Option<LogFill>,
     /// Where it ends.
     pub limits: QueueLimits,
+}
+
+/// How full the log is, and what that has cost so far.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogFill {
+    /// In steps.
+    pub level: FillLevel,
+    /// Since when it is on that level.
+    pub since: At,
+    /// The share of the nearest bound; 1 is full, and more is possible.
+    pub fill: f64,
+    /// That bound.
+    pub bound: FillBound,
+    /// Entries that keep what was touched and not the statements, since the start.
+    pub entries_without_statements: u64,
+    /// Writes that went on without a mark in the log, since the start: their namespaces became dirty.
+    pub unrecorded_writes: u64,
+    /// What is noted in the log's reserve until it is dirty for good.
+    pub noted: Noted,
+}
+
+/// What bounds the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FillBound {
+    /// `log.max_bytes`.
+    Bytes,
+    /// The disk, less `log.min_free_bytes`.
+    Disk,
+    /// `log.max_entries`.
+    Entries,
+}
+
+/// What writes may have changed that are in no log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Noted {
+    /// Anything.
+    pub everything: bool,
+    /// These; one without a collection is a whole database.
+    pub namespaces: Vec<String>,
 }
 
 /// How full the log is, and what that means for what is recorded.
@@ -396,9 +445,9 @@ pub enum FillLevel {
     Normal,
     /// From 80 %.
     Warning,
-    /// From 90 %: keys are recorded, payloads are not.
+    /// From 90 %: what is touched is recorded, statements are not.
     KeysOnly,
-    /// Full: namespaces become dirty. The application goes on.
+    /// From 100 %: namespaces that are written to become dirty. The application goes on.
     Full,
 }
 

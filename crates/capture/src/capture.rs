@@ -9,6 +9,7 @@ use crate::contention::{Table, Ticket};
 use crate::counters::{Counters, Counting};
 use crate::cursors::Cursors;
 use crate::transactions::Transactions;
+use crate::unmarked::{self, Unrecorded};
 use crate::{Config, Orphan, Session};
 
 /// Watches the writes of all sessions of a process.
@@ -18,8 +19,14 @@ pub struct Capture {
     pub(crate) transactions: Transactions,
     pub(crate) cursors: Cursors,
     pub(crate) counting: Counting,
+    pub(crate) unrecorded: unmarked::Counting,
     missed: Mutex<Missing>,
+    note: Note,
 }
+
+/// Puts a miss down where it survives this process, before it returns: that a write to this namespace, or with `None`
+/// to any, may be in no log. Says whether it is there. The same one again costs little.
+pub type Note = Box<dyn Fn(Option<&Namespace>) -> bool + Send + Sync>;
 
 /// Writes that left no trace in the log: only a full comparison makes these namespaces good.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,9 +51,16 @@ struct Missing {
 }
 
 impl Capture {
-    /// Starts with nothing in flight.
+    /// Starts with nothing in flight. What is missed is kept in memory only.
     pub fn new(config: Config) -> Arc<Capture> {
+        Capture::noting(config, Box::new(|_| true))
+    }
+
+    /// The same; `note` keeps what is missed until it is dealt with.
+    pub fn noting(config: Config, note: Note) -> Arc<Capture> {
         Arc::new(Capture {
+            note,
+            unrecorded: unmarked::Counting::default(),
             table: Arc::new(Table::new(config.keys_in_flight_max)),
             transactions: Transactions::new(&config),
             cursors: Cursors::new(config.cursors_max),
@@ -86,12 +100,29 @@ impl Capture {
             missed.everything = true;
             missed.namespaces.clear();
         }
+        drop(missed);
+        // Afterwards: whoever has read the note finds it among what was missed.
+        self.note(ns);
     }
 
     /// Says that a write to a namespace that nobody knows could not be recorded.
     pub fn missed_everything(&self) {
         self.counting.missed.add();
         self.missing().everything = true;
+        // When it cannot be put down, it holds for this process at least.
+        (self.note)(None);
+    }
+
+    /// Puts down that a write to `ns` may be in no log; where that fails, everything is missed.
+    pub(crate) fn note(&self, ns: &Namespace) {
+        if !(self.note)(Some(ns)) {
+            self.missing().everything = true;
+        }
+    }
+
+    /// The writes that went to mongod without a mark.
+    pub fn unrecorded(&self) -> Unrecorded {
+        self.unrecorded.read()
     }
 
     /// What was missed since the last call; who takes it makes it dirty.
@@ -106,7 +137,7 @@ impl Capture {
     /// To be called every few seconds: they contend with others, and hold the log back, until somebody does.
     pub fn abandoned(&self, now_ms: u64) -> Vec<Orphan> {
         let given_up = self.transactions.abandoned(now_ms);
-        given_up.into_iter().flat_map(|writes| self.orphans(writes)).collect()
+        given_up.into_iter().flat_map(Capture::orphans).collect()
     }
 
     /// Totals since the start.

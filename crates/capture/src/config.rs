@@ -1,6 +1,9 @@
 //! What is captured, and the bounds of what capture remembers.
 
 use std::fmt;
+use std::str::FromStr;
+
+use record::Namespace;
 
 /// How a [`crate::Capture`] behaves. `Config::default()` captures every database but the server's own.
 #[derive(Debug, Clone)]
@@ -101,12 +104,25 @@ impl Pattern {
         self.db == name
     }
 
+    /// Whether it matches `ns`, or, for a whole database, may match one of its collections.
+    pub fn may_match(&self, ns: &Namespace) -> bool {
+        if ns.coll().is_empty() { glob(&self.db, ns.db()) } else { self.matches(ns.db(), ns.coll()) }
+    }
+
     fn matches(&self, db: &str, coll: &str) -> bool {
         glob(&self.db, db) && self.coll.as_deref().is_none_or(|pattern| glob(pattern, coll))
     }
 
     fn covers_database(&self, db: &str) -> bool {
         glob(&self.db, db) && matches!(self.coll.as_deref(), None | Some("*"))
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Pattern, PatternError> {
+        Pattern::parse(text)
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Counters {
     pub in_doubt: BTreeMap<Doubt, u64>,
     /// Writes that did nothing.
     pub closed: u64,
+    /// Entries that keep what was touched and not the statements, because the log was nearly full.
+    pub touches_only: u64,
     /// Writes to namespaces that are not captured.
     pub excluded: u64,
     /// Writes that could not be recorded (see [`crate::Missed`]).
@@ -61,6 +63,7 @@ pub(crate) struct Counting {
     entries: [AtomicU64; Kind::ALL.len()],
     in_doubt: Vec<AtomicU64>,
     pub(crate) closed: Count,
+    pub(crate) touches_only: Count,
     pub(crate) excluded: Count,
     pub(crate) missed: Count,
     pub(crate) not_replicated: Names,
@@ -73,6 +76,7 @@ impl Counting {
             entries: Default::default(),
             in_doubt: Doubt::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             closed: Count::default(),
+            touches_only: Count::default(),
             excluded: Count::default(),
             missed: Count::default(),
             not_replicated: Names::new(names_max),
@@ -93,6 +97,7 @@ impl Counting {
             entries: Kind::ALL.into_iter().zip(self.entries.iter().map(value)).collect(),
             in_doubt: Doubt::ALL.iter().copied().zip(self.in_doubt.iter().map(value)).collect(),
             closed: value(&self.closed.0),
+            touches_only: value(&self.touches_only.0),
             excluded: value(&self.excluded.0),
             missed: value(&self.missed.0),
             not_replicated: self.not_replicated.read(),

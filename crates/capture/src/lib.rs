@@ -25,11 +25,13 @@ mod read;
 mod request;
 mod statement;
 mod transactions;
+mod unmarked;
 mod write;
 
-pub use capture::{Capture, Missed};
+pub use capture::{Capture, Missed, Note};
 pub use config::{Config, Pattern, PatternError};
 pub use contention::Ticket;
 pub use counters::{Counters, Kind};
 pub use request::{Class, Session};
-pub use write::{Ended, Orphan, Write};
+pub use unmarked::{Unmarked, Unrecorded};
+pub use write::{Detail, Ended, Orphan, Unended, Write};

@@ -13,7 +13,7 @@ use crate::outcome::{Batch, Job, Refusals};
 use crate::read::{array, document, field, integer, number, text};
 use crate::statement::{FindAndModify, Statement, Variables};
 use crate::transactions::TransactionId;
-use crate::write::{Answer, Write};
+use crate::write::{Answer, Detail, Write};
 use crate::{Capture, insert};
 
 /// How a request is forwarded.
@@ -232,7 +232,9 @@ impl Session {
             in_transaction: body.is_some_and(is_in_transaction),
             job,
             mark: None,
+            unmarked: None,
             marked_ms: 0,
+            detail: Detail::default(),
         }
     }
 }

@@ -18,6 +18,7 @@ use record::{Effect, Namespace, Op, Target, Touch};
 use crate::Config;
 use crate::contention::Ticket;
 use crate::counters::Kind;
+use crate::unmarked::Unmarked;
 
 /// A transaction's name: the session's id and its number there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(crate) struct Held {
     pub(crate) kind: Kind,
     /// Position of its mark; `None` when that was not appended.
     pub(crate) mark: Option<u64>,
+    /// Then its end raises what it touched.
+    pub(crate) unmarked: Option<Unmarked>,
     /// Our end of the connection that the transaction was last seen on.
     pub(crate) via: String,
     /// When the mark was made.

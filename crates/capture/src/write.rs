@@ -2,14 +2,14 @@
 //!
 //! - in flight from [`crate::Session::request`] until its [`Ended`] or its orphan's ticket is dropped
 //! - `outcome`, `unacknowledged`, `never_sent` or `orphan` ends it: every mark gets an end
-//! - whatever could not be appended on the way is raised as missed when the write has ended, not before
+//! - whatever could not be appended on the way is raised as missed when the write has ended, not before (`unmarked.rs`)
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bson::Timestamp;
 use bson::raw::{RawBsonRef, RawDocument};
-use record::{Doubt, Effect, Entry, Mark, Namespace, Record, RecordKind, Target};
+use record::{Doubt, Effect, Entry, Mark, Namespace, Record, RecordKind, Target, Touch};
 use wire::OpMsg;
 
 use crate::Capture;
@@ -18,6 +18,7 @@ use crate::contention::Ticket;
 use crate::outcome::{Job, Refusals, Verdict};
 use crate::read::{document, field, flag, integer};
 use crate::transactions::{Held, TransactionId, by_namespace, bytes, touch_bytes};
+use crate::unmarked::Unmarked;
 
 /// A request that may change data, or ends a transaction.
 ///
@@ -35,8 +36,20 @@ pub struct Write {
     pub(crate) in_transaction: bool,
     pub(crate) job: Job,
     pub(crate) mark: Option<u64>,
+    pub(crate) unmarked: Option<Unmarked>,
     pub(crate) marked_ms: u64,
+    pub(crate) detail: Detail,
     pub(crate) ticket: Ticket,
+}
+
+/// How much of a write its entry keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Detail {
+    /// Its statements, so that they can be sent again.
+    #[default]
+    Statements,
+    /// Only what they touched: the log is nearly full. Such an entry is in doubt.
+    Touches,
 }
 
 /// What the client is told of the write's outcome.
@@ -60,8 +73,40 @@ pub struct Ended {
     /// Writes that are handed on without an end: held ones of a transaction, when there are too many.
     pub orphans: Vec<Orphan>,
     capture: Arc<Capture>,
+    detail: Detail,
     tickets: Vec<Ticket>,
-    namespaces: BTreeSet<Namespace>,
+    /// What each of `appends` ends.
+    ends: Vec<Unended>,
+}
+
+/// A mark that the log still waits for the end of, because that could not be appended. Its write has ended, and what
+/// it touched is missed; but while the mark is open, nothing behind it is deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unended {
+    /// Position of the mark.
+    pub mark: u64,
+    /// What its write may have changed; empty: nothing.
+    pub namespaces: BTreeSet<Namespace>,
+}
+
+impl Unended {
+    /// The record that ends it, for when the log takes records again: its namespaces, in doubt.
+    pub fn record(&self, at_ms: u64) -> (RecordKind, Vec<u8>) {
+        if self.namespaces.is_empty() {
+            return (RecordKind::Closed, Record::closed(self.mark));
+        }
+        let touch = |ns: &Namespace| if ns.coll().is_empty() { Touch::Database } else { Touch::Namespace };
+        let effect = |ns: &Namespace| Effect {
+            target: Target::new(ns.clone(), touch(ns)),
+            op: None,
+            n: 0,
+            modified: 0,
+        };
+        let effects = self.namespaces.iter().map(effect).collect();
+        let doubt = Some(Doubt::NotKept);
+        let entry = Entry { mark: self.mark, doubt, effects, operation_time: None, at_ms };
+        (RecordKind::Entry, entry.encode())
+    }
 }
 
 /// A write whose outcome is not known and whose mark has no end. It may still be running.
@@ -70,10 +115,12 @@ pub struct Ended {
 /// (`transactionLifetimeLimitSeconds`).
 #[derive(Debug)]
 pub struct Orphan {
-    /// Position of its mark.
-    pub mark: u64,
+    /// Position of its mark; `None` when the log took none.
+    pub mark: Option<u64>,
     /// The mark.
     pub mark_record: Mark,
+    /// Without a mark: raises its namespaces as missed when it is dropped.
+    pub unmarked: Option<Unmarked>,
     /// Keeps it in flight until dropped.
     pub ticket: Ticket,
 }
@@ -91,7 +138,7 @@ impl Write {
 
     /// The encoded mark, to be appended before the request's last byte leaves. `None`: there is none.
     ///
-    /// When it cannot be appended, [`Write::marked`] is not called and the request goes on all the same.
+    /// When it cannot be appended, [`Write::goes_unmarked`] is called, and the request goes on all the same.
     pub fn mark(&mut self, at_ms: u64) -> Option<Vec<u8>> {
         self.marked_ms = at_ms;
         match self.job {
@@ -103,6 +150,17 @@ impl Write {
     /// The mark is at this position of the log.
     pub fn marked(&mut self, lsn: u64) {
         self.mark = Some(lsn);
+    }
+
+    /// The log takes no mark of it. Notes its namespaces, so that its last byte may leave.
+    pub fn goes_unmarked(&mut self) {
+        let namespaces = self.job.targets().into_iter().map(|target| target.ns).collect();
+        self.unmarked = Some(Unmarked::begin(&self.capture, namespaces));
+    }
+
+    /// How much its entry keeps, and those of the transaction that it ends.
+    pub fn keep(&mut self, detail: Detail) {
+        self.detail = detail;
     }
 
     /// Whether a reply comes. If not, a fence on the same connection ends the write ([`Write::unacknowledged`]).
@@ -166,16 +224,12 @@ impl Write {
                 self.capture.missed_everything();
                 None
             }
-            (_, Some(mark)) => {
+            (_, mark) => {
                 let mark_record = self.mark_record();
                 if self.in_transaction {
                     self.capture.transactions.strayed(&mark_record.targets, self.marked_ms);
                 }
-                Some(Orphan { mark, mark_record, ticket: self.ticket })
-            }
-            (_, None) => {
-                self.job.targets().iter().for_each(|target| self.capture.missed(&target.ns));
-                None
+                Some(Orphan { mark, mark_record, unmarked: self.unmarked, ticket: self.ticket })
             }
         }
     }
@@ -212,7 +266,7 @@ impl Write {
     }
 
     fn end(self, verdict: Verdict, body: Option<&RawDocument>, at_ms: u64) -> Ended {
-        let mut ended = Ended::new(&self.capture);
+        let mut ended = Ended::new(&self.capture, self.detail);
         let operation_time = body.and_then(operation_time);
         let accepted = body.is_some_and(|body| flag(body, "ok"));
         if let Some(id) = self.transaction.as_ref().filter(|_| accepted) {
@@ -223,6 +277,7 @@ impl Write {
         let held = Held {
             kind: self.job.kind(),
             mark: self.mark,
+            unmarked: self.unmarked,
             via: self.via,
             marked_ms: self.marked_ms,
             effects: verdict.effects,
@@ -231,7 +286,7 @@ impl Write {
         match self.transaction.filter(|_| self.in_transaction) {
             Some(id) if !held.effects.is_empty() => {
                 if let Err(one_too_many) = self.capture.transactions.hold(&id, held, at_ms) {
-                    ended.orphans = self.capture.orphans(vec![*one_too_many]);
+                    ended.orphans = Capture::orphans(vec![*one_too_many]);
                     for orphan in &ended.orphans {
                         self.capture.transactions.strayed(&orphan.mark_record.targets, at_ms);
                     }
@@ -248,7 +303,7 @@ impl Write {
 
     /// The reply to a commit or an abort.
     fn transaction_ended(self, end: End, body: Option<&RawDocument>, at_ms: u64) -> Ended {
-        let mut ended = Ended::new(&self.capture);
+        let mut ended = Ended::new(&self.capture, self.detail);
         let (Some(id), Some(body)) = (self.transaction, body) else { return ended };
         let ok = flag(body, "ok");
         //= 251 no such transaction, 256 committed, 225 a newer one began: over, however (wire-facts.md section 7)
@@ -276,72 +331,84 @@ impl Write {
 }
 
 impl Ended {
-    fn new(capture: &Arc<Capture>) -> Ended {
+    fn new(capture: &Arc<Capture>, detail: Detail) -> Ended {
         Ended {
             appends: Vec::new(),
             orphans: Vec::new(),
             capture: Arc::clone(capture),
+            detail,
             tickets: Vec::new(),
-            namespaces: BTreeSet::new(),
+            ends: Vec::new(),
         }
     }
 
-    /// A record could not be appended: what it told of is missed.
-    pub fn not_appended(self) {
-        self.namespaces.iter().for_each(|ns| self.capture.missed(ns));
+    /// Only the first `appended` records could be appended: what the others tell of is missed. Returns whose marks are
+    /// open still.
+    pub fn not_appended(mut self, appended: usize) -> Vec<Unended> {
+        let unended = self.ends.split_off(appended.min(self.ends.len()));
+        unended.iter().flat_map(|end| &end.namespaces).for_each(|ns| self.capture.missed(ns));
+        unended
     }
 
     fn entry(&mut self, held: Held, doubt: Option<Doubt>, operation_time: Option<Timestamp>, at_ms: u64) {
-        let namespaces = held.effects.iter().map(|effect| &effect.target.ns);
-        let Some(mark) = held.mark else {
-            // Its mark was not appended: an entry without one would be taken for another's.
-            namespaces.collect::<BTreeSet<_>>().into_iter().for_each(|ns| self.capture.missed(ns));
-            return;
-        };
-        self.namespaces.extend(namespaces.cloned());
-        let (effects, doubt) = fit(held.effects, doubt);
+        // Without a mark an entry would be taken for another's: `held.unmarked` raises what it touched.
+        let Some(mark) = held.mark else { return };
+        let namespaces = held.effects.iter().map(|effect| effect.target.ns.clone()).collect();
+        let without_statements =
+            self.detail == Detail::Touches && held.effects.iter().any(|it| it.op.is_some());
+        let (effects, doubt) = fit(held.effects, doubt, self.detail);
         self.capture.counting.entry(held.kind, doubt);
+        if without_statements {
+            self.capture.counting.touches_only.add();
+        }
         let entry = Entry { mark, doubt, effects, operation_time, at_ms };
-        self.appends.push((RecordKind::Entry, entry.encode()));
-        self.tickets.push(held.ticket);
+        self.push((RecordKind::Entry, entry.encode()), Unended { mark, namespaces }, held.ticket);
     }
 
     fn close(&mut self, held: Held) {
+        if let Some(unmarked) = held.unmarked {
+            unmarked.did_nothing();
+        }
         if let Some(mark) = held.mark {
             self.capture.counting.closed.add();
-            self.appends.push((RecordKind::Closed, Record::closed(mark)));
-            self.tickets.push(held.ticket);
+            let end = Unended { mark, namespaces: BTreeSet::new() };
+            self.push((RecordKind::Closed, Record::closed(mark)), end, held.ticket);
         }
+    }
+
+    fn push(&mut self, record: (RecordKind, Vec<u8>), end: Unended, ticket: Ticket) {
+        self.appends.push(record);
+        self.ends.push(end);
+        self.tickets.push(ticket);
     }
 }
 
 impl Capture {
-    /// Held writes as orphans. Those without a mark are missed.
-    pub(crate) fn orphans(&self, writes: Vec<Held>) -> Vec<Orphan> {
-        let mut orphans = Vec::with_capacity(writes.len());
-        for held in writes {
-            let targets: Vec<Target> = held.effects.into_iter().map(|effect| effect.target).collect();
-            let Some(mark) = held.mark else {
-                targets.iter().for_each(|target| self.missed(&target.ns));
-                continue;
-            };
+    /// Held writes as orphans.
+    pub(crate) fn orphans(writes: Vec<Held>) -> Vec<Orphan> {
+        let orphan = |held: Held| {
+            let targets = held.effects.into_iter().map(|effect| effect.target).collect();
             let mark_record = Mark { targets, via: held.via, in_transaction: true, at_ms: held.marked_ms };
-            orphans.push(Orphan { mark, mark_record, ticket: held.ticket });
-        }
-        orphans
+            Orphan { mark: held.mark, mark_record, unmarked: held.unmarked, ticket: held.ticket }
+        };
+        writes.into_iter().map(orphan).collect()
     }
 }
 
-/// Makes an entry fit into one record of the log: without its statements, or with its namespaces only.
-fn fit(mut effects: Vec<Effect>, doubt: Option<Doubt>) -> (Vec<Effect>, Option<Doubt>) {
-    if bytes(&effects) <= ENTRY_BYTES_MAX {
+/// Makes an entry fit into the log as it is, and into one record: without its statements, or with its namespaces only.
+fn fit(mut effects: Vec<Effect>, doubt: Option<Doubt>, detail: Detail) -> (Vec<Effect>, Option<Doubt>) {
+    let (keeps, left) = match detail {
+        Detail::Statements => (bytes(&effects) <= ENTRY_BYTES_MAX, Doubt::Coarse),
+        Detail::Touches => (effects.iter().all(|effect| effect.op.is_none()), Doubt::NotKept),
+    };
+    if keeps && bytes(&effects) <= ENTRY_BYTES_MAX {
         return (effects, doubt);
     }
     effects.iter_mut().for_each(|effect| effect.op = None);
     if bytes(&effects) > ENTRY_BYTES_MAX {
         effects = by_namespace(&effects);
     }
-    (effects, doubt.or(Some(Doubt::Coarse)))
+    (effects, doubt.or(Some(left)))
 }
 
 fn operation_time(body: &RawDocument) -> Option<Timestamp> {

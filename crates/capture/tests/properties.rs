@@ -175,7 +175,7 @@ fn play(frame: &[u8], answer: &[u8]) {
                 for (kind, payload) in &ended.appends {
                     assert!(record::Record::decode(*kind as u8, payload).is_ok());
                 }
-                ended.not_appended();
+                ended.not_appended(0);
             }
             1 => drop(write.unacknowledged(NOW)),
             _ => drop(write.orphan()),

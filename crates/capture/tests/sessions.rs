@@ -187,7 +187,7 @@ fn an_entered_orphan_contends() {
     let session = session(&capture);
     let orphan = write(&session, &insert(&[rawdoc! {"_id": 1}]), 1).orphan().unwrap();
     let targets = orphan.mark_record.targets.clone();
-    assert_eq!((orphan.mark, &orphan.mark_record.via[..]), (1, "10.0.0.1:5"));
+    assert_eq!((orphan.mark, &orphan.mark_record.via[..]), (Some(1), "10.0.0.1:5"));
     let next = write(&session, &insert(&[rawdoc! {"_id": 1}]), 2);
     assert_eq!(told(&next.outcome(&ok1(), NOW))[0], "contended 2");
     drop(orphan);
@@ -214,29 +214,6 @@ fn writes_without_a_reply() {
     let upsert = update(&[rawdoc! {"q": {"a": 1}, "u": {"b": 1}, "upsert": true}]);
     let (_, write) = marked(&session, &request_with(&upsert, Flags::MORE_TO_COME), 2).unwrap();
     assert!(told(&write.unacknowledged(NOW))[1].starts_with("shop.items * update")); // D3
-}
-
-#[test]
-fn what_could_not_be_appended_is_missed() {
-    let capture = capture();
-    let session = session(&capture);
-    // No mark: nothing to append at the end, the namespace is missed then and not before.
-    let write = session.request(&insert1()).unwrap();
-    assert!(capture.take_missed().is_empty());
-    let ended = write.outcome(&ok1(), NOW);
-    assert!(ended.appends.is_empty());
-    assert_eq!(capture.take_missed(), missed(&["shop.items"]));
-    let write = session.request(&insert1()).unwrap();
-    assert!(write.orphan().is_none());
-    assert_eq!(capture.take_missed(), missed(&["shop.items"]));
-    // A write that did nothing misses nothing.
-    let write = session.request(&insert1()).unwrap();
-    drop(write.outcome(&reply(&rawdoc! {"ok": 0.0, "code": 13}), NOW));
-    assert!(capture.take_missed().is_empty());
-    // No entry.
-    let (_, write) = marked(&session, &insert1(), 1).unwrap();
-    write.outcome(&ok1(), NOW).not_appended();
-    assert_eq!(capture.take_missed(), missed(&["shop.items"]));
 }
 
 /// wire-facts 1.2: a frame that no server runs, whatever it answers. Only if one takes it all the same, it may have
@@ -538,7 +515,7 @@ mod transactions {
         let orphans = capture.abandoned(NOW + 80_000);
         assert_eq!(orphans.len(), 1);
         let mark = &orphans[0].mark_record;
-        assert_eq!((orphans[0].mark, &mark.via[..], mark.in_transaction), (1, "10.0.0.1:6", true));
+        assert_eq!((orphans[0].mark, &mark.via[..], mark.in_transaction), (Some(1), "10.0.0.1:6", true));
         assert_eq!(targets(&mark.targets), ["shop.items key {_id: 1}"]);
         let meanwhile = write(&one, &insert(&[rawdoc! {"_id": 1}]), 2);
         assert_eq!(told(&meanwhile.outcome(&ok1(), NOW))[0], "contended 2");
@@ -587,7 +564,7 @@ mod transactions {
         let ended = write(&session, &with(&large, &fields(5)), 2).outcome(&ok1(), NOW);
         assert!(ended.appends.is_empty());
         let third = statement(&session, 3, 5, 3).outcome(&ok1(), NOW);
-        assert_eq!((third.orphans.len(), third.orphans[0].mark), (1, 3));
+        assert_eq!((third.orphans.len(), third.orphans[0].mark), (1, Some(3)));
         let lines = super::transactions::ended(&session, "commitTransaction", 5, &rawdoc! {"ok": 1.0});
         assert_eq!(lines, ["transaction 1", BOTH[1], "transaction 2", "shop.items *"]);
         assert_eq!(capture.take_missed(), missed(&["shop.items"])); // of the third
@@ -599,7 +576,7 @@ mod transactions {
         let capture = capture();
         let session = session(&capture);
         let body = with(&insert(&[rawdoc! {"_id": 1}]), &fields(5));
-        drop(session.request(&request(&body)).unwrap().outcome(&ok1(), NOW));
+        drop(unmarked(&session, &request(&body)).outcome(&ok1(), NOW));
         assert!(capture.take_missed().is_empty());
         assert!(ended(&session, "commitTransaction", 5, &rawdoc! {"ok": 1.0}).is_empty());
         assert_eq!(capture.take_missed(), missed(&["shop.items"]));

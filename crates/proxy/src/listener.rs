@@ -11,8 +11,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     select,
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::{JoinError, JoinSet},
-    time::{sleep, timeout},
+    task::{JoinError, JoinHandle, JoinSet, spawn_blocking},
+    time::{interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info_span, warn};
@@ -28,6 +28,8 @@ use crate::{
     stream::{Stream, prepare},
     watch::{Outage, Watch, Watcher},
 };
+
+const MEND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A bound port or Unix socket with its sessions.
 pub struct Listener {
@@ -92,10 +94,15 @@ impl Listener {
         let mut sessions = JoinSet::new();
         let mut next_id = 0_u64;
         let (full, failing) = (Outage::default(), Outage::default());
+        let (mut tick, mut mending) = (interval(MEND_INTERVAL), None);
         loop {
             let accepted = select! {
                 biased;
                 () = shutdown.cancelled() => break,
+                _ = tick.tick() => {
+                    mend(&shared, &mut mending);
+                    continue;
+                }
                 Some(ended) = sessions.join_next() => {
                     notice(&shared, ended);
                     continue;
@@ -127,6 +134,15 @@ impl Listener {
         }
         drop(socket);
         drain(&shared, sessions).await;
+    }
+}
+
+/// Appends what could not be appended before, elsewhere: the log's disk may hang. One at a time.
+fn mend(shared: &Arc<Shared>, under_way: &mut Option<JoinHandle<()>>) {
+    let due = shared.watcher.as_ref().is_some_and(Watcher::has_unended);
+    if due && under_way.as_ref().is_none_or(JoinHandle::is_finished) {
+        let shared = shared.clone();
+        *under_way = Some(spawn_blocking(move || shared.watcher.iter().for_each(Watcher::mend)));
     }
 }
 

@@ -1,6 +1,9 @@
 //! Capture and log as the relays use them: a mark before, an entry after, and no error that could reach the traffic.
 //!
 //! - a record that cannot be appended makes its namespaces *missed*; the write goes on
+//! - from 90 % of the log's bounds, entries are kept without their statements; at 100 % new writes go without a mark.
+//!   One that has its mark gets its entry all the same: it lets the log shrink, and there are only as many as are under way
+//! - a mark whose entry could not be appended would hold the log's front for ever: its end is appended once that works
 //! - a write whose reply will never come is handed on as an orphan, for someone who can ask mongod about it
 //! - waiting for the disk ends after a time: an entry that is appended but not durable is lost only with the host,
 //!   and after that everything is compared
@@ -8,15 +11,15 @@
 use std::{
     fmt::Display,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use capture::{Capture, Ended, Orphan, Write};
+use capture::{Capture, Detail, Ended, Orphan, Unended, Write};
 use record::RecordKind;
-use synclog::{Durability, Lsn, SyncLog};
+use synclog::{Durability, Level, Lsn, SyncLog};
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     sync::mpsc,
@@ -35,6 +38,10 @@ const HUNG_WAIT_MAX: Duration = Duration::from_millis(100);
 /// How long nothing must have failed before an outage is over.
 const CALM: Duration = Duration::from_secs(5);
 
+/// Marks whose end is to be appended later: those of the writes that were under way when the log failed, one for each
+/// connection. Some 200 bytes each.
+const UNENDED_MAX: usize = 20_000;
+
 /// Below this, going elsewhere would cost more than it saves: a thread's wake-up, some 50 us.
 const APART_BYTES: usize = 256 * 1024;
 
@@ -50,6 +57,8 @@ pub struct Watch {
     pub orphans: mpsc::Sender<Orphan>,
     /// Counts the entries that are appended.
     pub entries: Arc<AtomicU64>,
+    /// How full the log is, by all of its bounds. Asked twice for each write.
+    pub level: Arc<dyn Fn() -> Level + Send + Sync>,
 }
 
 /// [`Watch`] with what the sessions share about it.
@@ -58,6 +67,8 @@ pub(crate) struct Watcher {
     durability: Durability,
     appending: Outage,
     syncing: Outage,
+    /// Marks whose end could not be appended.
+    unended: Mutex<Vec<Unended>>,
 }
 
 /// A captured write under way.
@@ -80,7 +91,8 @@ impl Captured {
 
 impl Watcher {
     pub(crate) fn new(watch: Watch, durability: Durability) -> Watcher {
-        Watcher { watch, durability, appending: Outage::default(), syncing: Outage::default() }
+        let (appending, syncing, unended) = Default::default();
+        Watcher { watch, durability, appending, syncing, unended }
     }
 
     /// `via` is our end of the session's connection to mongod.
@@ -93,19 +105,59 @@ impl Watcher {
         self.watch.capture.missed_everything();
     }
 
-    /// Appends the write's mark. From here on its last byte may leave.
+    /// Appends the write's mark, or, when the log is full or fails, notes its namespaces. From here on its last byte
+    /// may leave.
     pub(crate) fn begin(&self, mut write: Write, room: Room) -> Captured {
-        // Without a position the write knows that it is missed, and says so at its end.
-        if let Some(mark) = write.mark(now_ms())
-            && let Some(lsn) = self.append(RecordKind::Mark, &mark)
-        {
-            write.marked(lsn.0);
+        if let Some(mark) = write.mark(now_ms()) {
+            let taken = if self.level() < Level::Full { self.append(RecordKind::Mark, &mark) } else { None };
+            match taken {
+                Some(lsn) => write.marked(lsn.0),
+                None => write.goes_unmarked(),
+            }
         }
         Captured { write, room }
     }
 
+    /// Appends the ends of marks that could not be appended before. To be called every second or so; blocks.
+    pub(crate) fn mend(&self) {
+        let mut unended = std::mem::take(&mut *self.unended()).into_iter();
+        for end in unended.by_ref() {
+            let (kind, payload) = end.record(now_ms());
+            if self.append(kind, &payload).is_none() {
+                self.keep_unended(std::iter::once(end).chain(unended));
+                return;
+            }
+        }
+    }
+
+    /// Whether [`mend`](Self::mend) has something to do.
+    pub(crate) fn has_unended(&self) -> bool {
+        !self.unended().is_empty()
+    }
+
+    /// With too many, the rest stays open until the next start, which finds them.
+    fn keep_unended(&self, more: impl IntoIterator<Item = Unended>) {
+        let mut unended = self.unended();
+        let room = UNENDED_MAX.saturating_sub(unended.len());
+        unended.extend(more.into_iter().take(room));
+    }
+
+    fn unended(&self) -> MutexGuard<'_, Vec<Unended>> {
+        self.unended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn level(&self) -> Level {
+        (self.watch.level)()
+    }
+
+    /// What an entry that is made now keeps.
+    fn detail(&self) -> Detail {
+        if self.level() < Level::Tight { Detail::Statements } else { Detail::Touches }
+    }
+
     /// Records the outcome that `reply`, a whole frame, tells; returns when the reply may go to the client.
-    pub(crate) async fn answered(&self, captured: Captured, reply: &[u8]) {
+    pub(crate) async fn answered(&self, mut captured: Captured, reply: &[u8]) {
+        captured.write.keep(self.detail());
         let waits = match self.durability {
             Durability::Process => false,
             Durability::Journal => captured.write.waits_for_durable(),
@@ -124,7 +176,8 @@ impl Watcher {
     }
 
     /// Records a write that has ended, nobody knows how.
-    pub(crate) fn ended_unseen(&self, captured: Captured) {
+    pub(crate) fn ended_unseen(&self, mut captured: Captured) {
+        captured.write.keep(self.detail());
         apart(captured.room.bytes(), || self.record(captured.write.unacknowledged(now_ms())));
     }
 
@@ -146,10 +199,10 @@ impl Watcher {
             self.hand_on(orphan);
         }
         let mut last = None;
-        for (kind, payload) in &ended.appends {
+        for (nth, (kind, payload)) in ended.appends.iter().enumerate() {
             last = self.append(*kind, payload);
             if last.is_none() {
-                ended.not_appended();
+                self.keep_unended(ended.not_appended(nth));
                 return None;
             }
         }

@@ -123,6 +123,13 @@ impl Show {
     }
 }
 
+/// A document as Extended JSON (canonical), its fields in their order.
+pub fn json(doc: &RawDocument) -> String {
+    let mut out = String::new();
+    document(&mut out, doc);
+    out
+}
+
 fn list<T>(out: &mut String, name: &str, items: &[T], mut one: impl FnMut(&mut String, &T)) {
     let _ = write!(out, ",\"{name}\":[");
     for (nth, item) in items.iter().enumerate() {

@@ -16,6 +16,6 @@ mod namespace;
 
 pub use codec::{DecodeError, Record, RecordKind};
 pub use entry::{Doubt, Effect, Entry, Mark, Op, Predicate, Raw, Target, Touch};
-pub use json::Show;
+pub use json::{Show, json};
 pub use key::Key;
 pub use namespace::Namespace;

@@ -4,7 +4,8 @@
 //! - reading keys and writing them is one step: nothing else writes them in between (one worker, one step at a time)
 //! - a key that the target refuses goes into the dead letters, and the rest goes on
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io::ErrorKind;
 
 use record::{Doubt, Key, Namespace};
 use synclog::{CursorError, CursorSync, SyncLog};
@@ -12,6 +13,7 @@ use tracing::{error, warn};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Class, ServerError};
+use crate::notes;
 use crate::plan::{Planner, Unit, Work};
 use crate::replay::{Command, commands};
 use crate::shared::{Shared, Way, now_ms};
@@ -56,6 +58,17 @@ pub struct Executor {
     pub known: HashMap<Namespace, Followed>,
     /// Dirty namespaces whose predicates the target refuses or is too slow for: not tried again in this run.
     pub no_look_up: HashSet<Namespace>,
+}
+
+/// Where the state is, so that it survives this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saved {
+    /// In its file.
+    Here,
+    /// What it says of namespaces is in the log's reserve, at least: the notes must stay.
+    AsNotes,
+    /// It is in memory only.
+    Nowhere,
 }
 
 /// Whether a namespace's documents can be converged.
@@ -170,18 +183,37 @@ impl Executor {
     }
 
     /// Writes what is dirty and dead to the disk, if that has changed; says a failure once.
-    pub fn save_state(&mut self) -> bool {
-        let saved = self.shared.save_state();
-        if let (Err(error), false) = (&saved, self.unsaved) {
+    pub fn save_state(&mut self) -> Saved {
+        let Err(error) = self.shared.save_state() else {
+            self.unsaved = false;
+            return Saved::Here;
+        };
+        if !std::mem::replace(&mut self.unsaved, true) {
             error!(%error, "the replicator's state cannot be saved: check the log folder's disk and rights");
         }
-        self.unsaved = saved.is_err();
-        saved.is_ok()
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded if self.note_state() => Saved::AsNotes,
+            _ => Saved::Nowhere,
+        }
+    }
+
+    /// On a full disk, the names of what is dirty or dead go into the log's reserve: were that to wait for space, the
+    /// cursor would wait as well, and nothing of the log could be deleted.
+    fn note_state(&self) -> bool {
+        let (namespaces, everything) = {
+            let state = self.shared.state();
+            let dirty = state.dirty().map(|(ns, _)| ns);
+            let dead = state.dead_letters().iter().map(|letter| Namespace::parse(&letter.namespace));
+            (dirty.chain(dead).collect::<BTreeSet<_>>(), state.everything_dirty().is_some())
+        };
+        let all = everything.then_some(None);
+        let mut notes = all.into_iter().chain(namespaces.iter().map(Some));
+        notes.all(|ns| notes::note(&self.log, ns).is_ok())
     }
 
     /// Remembers how far we are: first what is dirty, then the position that relies on it.
     pub fn park(&mut self, sync: CursorSync) {
-        if !self.save_state() {
+        if self.save_state() == Saved::Nowhere {
             return;
         }
         match self.checkpoint.store(&self.log, sync) {

@@ -12,6 +12,7 @@ mod checkpoint;
 mod converge;
 mod error;
 mod execute;
+mod notes;
 mod orphans;
 pub mod plan;
 mod pump;
@@ -24,11 +25,12 @@ mod target;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use asks::{Documents, Handed, Made, NotNow};
 pub use error::{Class, ServerError};
+pub use notes::{Noted, note, noted};
 pub use orphans::Orphan;
 use prometheus::Registry;
 use record::{Mark, Namespace, Record, RecordKind};
@@ -40,9 +42,11 @@ pub use state::{Cause, DeadLetter, Desired, Dirty, Filter};
 use synclog::{Lsn, ReadError, Reader, SyncLog};
 pub use target::{OWN_DATABASE, Reply, Validation, WriteError};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use checkpoint::Checkpoint;
 use execute::Executor;
+use notes::UNRECORDED;
 use orphans::Recorder;
 use plan::{Limits, Planner, Rules};
 use pump::Pump;
@@ -77,6 +81,8 @@ pub struct Config {
     pub captures: fn(&Filter, &Namespace) -> bool,
     /// Takes what capture could not record since the last call.
     pub misses: Box<dyn Fn() -> Vec<Miss> + Send + Sync>,
+    /// How many writes are under way that the log has no mark of: their notes must stay.
+    pub unrecorded: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
 /// A write that could not be recorded.
@@ -103,6 +109,15 @@ impl Pending {
 
     fn done(&self, entries: u64) {
         self.applied.fetch_add(entries, Ordering::Relaxed);
+    }
+
+    fn appended(&self) -> u64 {
+        self.appended.load(Ordering::SeqCst)
+    }
+
+    /// Of the entries that were appended so far, none waits.
+    fn settle(&self, appended: u64) {
+        self.applied.fetch_max(appended, Ordering::SeqCst);
     }
 
     /// Entries that wait.
@@ -235,8 +250,17 @@ impl Replicator {
         if let Some(problem) = gap.as_ref().or(recovered.problem.as_ref()) {
             state.set_everything_dirty(Dirty::new(problem, Cause::Unknown, now_ms()));
         }
-        // On disk before any cursor says that the log has been dealt with.
-        state.save().map_err(|source| StartError::State { dir: config.dir.clone(), source })?;
+        let noted = notes::noted(&log);
+        if noted.everything {
+            state.set_everything_dirty(Dirty::new(UNRECORDED, Cause::Written, now_ms()));
+        }
+        for ns in &noted.namespaces {
+            if state.set_dirty(ns, Dirty::new(UNRECORDED, Cause::Written, now_ms())) {
+                warn!(%ns, reason = UNRECORDED, "namespace is dirty: only a full comparison can make it good");
+            }
+        }
+        keep(&mut state, &log, &noted)
+            .map_err(|source| StartError::State { dir: config.dir.clone(), source })?;
         config.pending.add(recovered.entries);
         let planner = remembered(&state, recovered.checkpoint.sent);
         let (shared, inbox, asks) = Shared::new(state, registry)?;
@@ -258,7 +282,8 @@ impl Replicator {
             no_look_up: HashSet::new(),
         };
         let (reader, _) = reader_at(&log, recovered.checkpoint.resume).map_err(StartError::Log)?;
-        let recorder = Recorder { log: log.clone(), pending: config.pending.clone() };
+        let recorder =
+            Recorder { log: log.clone(), pending: config.pending.clone(), refused: AtomicBool::new(false) };
         let pump = Pump::new(config, log, executor, reader, asks);
         Ok(Replicator { pump, inbox, source, recorder, shared })
     }
@@ -279,6 +304,25 @@ impl Replicator {
         let Inbox { orders, orphans } = self.inbox;
         let resolver = orphans::resolve(self.source, self.recorder, self.shared, orphans, shutdown.clone());
         tokio::join!(self.pump.run(orders, shutdown), resolver);
+    }
+}
+
+/// Puts the state on disk before any cursor says that the log has been dealt with. On a full disk that waits: until then
+/// no cursor is stored, the notes stay, and what only this start knows is noted.
+fn keep(state: &mut State, log: &SyncLog, noted: &Noted) -> std::io::Result<()> {
+    match state.save() {
+        Ok(()) if noted.is_empty() => Ok(()),
+        // They are told again, which costs nothing but a comparison.
+        Ok(()) => log.clear_notes(noted.upto).or_else(|error| {
+            warn!(%error, "the log's reserve cannot be cleared");
+            Ok(())
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            warn!(%error, "the replicator's state cannot be saved: it is kept in memory and in the log's reserve");
+            let all = state.everything_dirty().is_some() && !noted.everything;
+            if all && notes::note(log, None).is_err() { Err(error) } else { Ok(()) }
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -3,11 +3,13 @@
 //! Their operation may still run on mongod, so each stays in flight (its guard is held: whatever may touch the
 //! same documents is in doubt meanwhile) until mongod has lost the connection that it came by. Then an entry in
 //! doubt with the mark's touches goes into the log, and only then the guard is dropped.
+//! One that the log took no mark of has no entry either: dropping its guard raises its namespaces as missed.
 //! Where mongod does not show its connections, or shows them under translated addresses, and where a transaction
 //! outlives them, the namespace becomes dirty.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use record::{Doubt, Effect, Entry, Mark, RecordKind, Target, Touch};
@@ -30,8 +32,8 @@ const WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// A mark without an end.
 pub struct Orphan {
-    /// Its position.
-    pub mark: u64,
+    /// Its position; `None` when the log took no mark.
+    pub mark: Option<u64>,
     /// What it says.
     pub record: Mark,
     /// Keeps the write in flight for capture's contention table until dropped.
@@ -42,6 +44,8 @@ pub struct Orphan {
 pub(crate) struct Recorder {
     pub(crate) log: SyncLog,
     pub(crate) pending: Arc<Pending>,
+    /// The log took no record last time: said once.
+    pub(crate) refused: AtomicBool,
 }
 
 struct Waiting {
@@ -86,28 +90,28 @@ pub(crate) async fn resolve(
 fn look(waiting: &mut Vec<Waiting>, connections: &Connections, log: &Recorder) {
     waiting.retain_mut(|one| {
         let Some(there) = connections.has(&one.orphan.record.via) else {
-            warn!(mark = one.orphan.mark, "mongod sees this host under another address, so a write without a reply cannot be followed: its namespaces are dirty");
+            warn!(mark = ?one.orphan.mark, "mongod sees this host under another address, so a write without a reply cannot be followed: its namespaces are dirty");
             return !end(&one.orphan, true, log);
         };
         one.absent = if there { 0 } else { one.absent + 1 };
         if one.orphan.record.in_transaction {
             // The transaction may be committed over another connection; which, nobody here will see.
             warn!(
-                mark = one.orphan.mark,
+                mark = ?one.orphan.mark,
                 "a transaction was open when its connection or this program ended, its namespaces are dirty"
             );
             return !end(&one.orphan, true, log);
         }
         if one.absent >= ABSENT_LOOKS {
             info!(
-                mark = one.orphan.mark,
+                mark = ?one.orphan.mark,
                 "a write without a reply has ended on the source, its documents are copied"
             );
             return !end(&one.orphan, false, log);
         }
         if one.since.elapsed() > WAIT_MAX {
             warn!(
-                mark = one.orphan.mark,
+                mark = ?one.orphan.mark,
                 "a write without a reply still runs on the source, its namespaces are dirty"
             );
             return !end(&one.orphan, true, log);
@@ -123,6 +127,7 @@ fn give_up(waiting: &mut Vec<Waiting>, error: &ServerError, log: &Recorder) {
 
 /// Appends the orphan's entry; `false` when the log does not take it now.
 fn end(orphan: &Orphan, whole_namespaces: bool, log: &Recorder) -> bool {
+    let Some(mark) = orphan.mark else { return true };
     let touch = |target: &Target| match (&target.touch, whole_namespaces) {
         (Touch::Database, _) => target.clone(),
         (_, true) => Target::new(target.ns.clone(), Touch::Namespace),
@@ -130,20 +135,17 @@ fn end(orphan: &Orphan, whole_namespaces: bool, log: &Recorder) -> bool {
     };
     let targets: HashSet<Target> = orphan.record.targets.iter().map(touch).collect();
     let effects = targets.into_iter().map(|target| Effect { target, op: None, n: 0, modified: 0 }).collect();
-    let entry = Entry {
-        mark: orphan.mark,
-        doubt: Some(Doubt::Orphan),
-        effects,
-        operation_time: None,
-        at_ms: now_ms(),
-    };
+    let entry = Entry { mark, doubt: Some(Doubt::Orphan), effects, operation_time: None, at_ms: now_ms() };
     match log.log.append(RecordKind::Entry as u8, &[&entry.encode()]) {
         Ok(_) => {
+            log.refused.store(false, Ordering::Relaxed);
             log.pending.add(1);
             true
         }
         Err(error) => {
-            error!(%error, mark = orphan.mark, "the outcome of a write without a reply cannot be recorded yet");
+            if !log.refused.swap(true, Ordering::Relaxed) {
+                error!(%error, mark, "the outcomes of writes without a reply cannot be recorded yet");
+            }
             false
         }
     }

@@ -18,11 +18,12 @@ use record::{Entry, Namespace, Record, Touch};
 use synclog::{CursorSync, Lsn, ReadError, Reader, SyncLog};
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::asks::Ask;
 use crate::error::{Class, UNAUTHORIZED};
-use crate::execute::{Executor, Followed, Stall, Tally};
+use crate::execute::{Executor, Followed, Saved, Stall, Tally};
+use crate::notes::{self, Noted, UNRECORDED};
 use crate::plan::{Unit, queues};
 use crate::shared::{Activity, Order, Shared, Way, now_ms};
 use crate::state::{Cause, Desired, Dirty};
@@ -32,6 +33,11 @@ use crate::{Config, Miss};
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// The cursor reaches the disk at least this often, so that segments can go.
 const CURSOR_SYNC_INTERVAL: Duration = Duration::from_millis(300);
+
+/// Tries to read from the log's disk, one a second, before a segment is given up.
+const READ_TRIES: u32 = 5;
+/// Between two looks at the log's reserve.
+const NOTES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Entries that are not applied yet, in the log's order.
 #[derive(Default)]
@@ -62,7 +68,12 @@ pub(crate) struct Pump {
     trimmed_to: u64,
     last_problem: Option<String>,
     unreadable_now: bool,
+    /// Times in a row that the disk refused to read.
+    refusals: u32,
+    /// Entries were passed that nobody could count.
+    lost: bool,
     probed: Instant,
+    notes_looked: Instant,
     /// The source's process that answered last.
     source_process: Option<ObjectId>,
     /// From the reconciler, one at a time.
@@ -111,7 +122,10 @@ impl Pump {
             trimmed_to: 0,
             last_problem: None,
             unreadable_now: false,
+            refusals: 0,
+            lost: false,
             probed: Instant::now(),
+            notes_looked: Instant::now(),
             source_process: None,
             asks,
         }
@@ -278,6 +292,16 @@ impl Pump {
 
     /// Reads records until `entries_max` entries, or enough bytes, are together.
     fn fill(&mut self, entries_max: usize) {
+        let appended = self.config.pending.appended();
+        self.fill_batch(entries_max);
+        // Caught up: every entry that was counted before has been read, or is lost.
+        if self.lost && self.batch.entries.is_empty() && self.reader.position() >= self.log.head() {
+            self.lost = false;
+            self.config.pending.settle(appended);
+        }
+    }
+
+    fn fill_batch(&mut self, entries_max: usize) {
         self.unreadable_now = false;
         let mut bytes = 0;
         while self.batch.entries.len() < entries_max && bytes < BATCH_BYTES_MAX {
@@ -287,13 +311,23 @@ impl Pump {
                 // The reader already stands behind the damage.
                 Err(error @ ReadError::Damaged { .. }) => {
                     self.unreadable(&error.to_string());
+                    self.lost = true;
+                    continue;
+                }
+                Err(error @ ReadError::Disk { .. }) if self.refusals >= READ_TRIES => {
+                    self.unreadable(&error.to_string());
+                    let at = self.reader.skip_segment();
+                    error!(%error, resume_at = %at, "what the disk does not read is given up: everything is dirty");
+                    (self.refusals, self.lost) = (0, true);
                     continue;
                 }
                 Err(error) => {
                     self.unreadable_now = true; // asked again later
+                    self.refusals += 1;
                     return self.unreadable(&error.to_string());
                 }
             };
+            self.refusals = 0;
             bytes += raw.payload.len();
             self.batch.end = raw.lsn.next().0;
             match Record::decode(raw.kind, &raw.payload) {
@@ -363,17 +397,40 @@ impl Pump {
         tokio::task::block_in_place(|| self.executor.save_state());
     }
 
-    /// Writes that capture could not record.
+    /// Writes that are in no log. Their notes go when the namespaces are dirty on disk, and the writes have ended.
     fn take_misses(&mut self) {
+        // In this order: a write that is noted either is under way still, or is among the misses.
+        let noted = self.look_at_notes();
+        let under_way = (self.config.unrecorded)();
         let misses = (self.config.misses)();
+        if misses.is_empty() && noted.is_none() {
+            return;
+        }
+        if noted.as_ref().is_some_and(|noted| noted.everything) {
+            self.everything_dirty(UNRECORDED);
+        }
+        // A namespace that is noted is missed as well, when its write has ended: that counts.
         for miss in &misses {
             match miss {
                 Miss::Everything(reason) => self.everything_dirty(reason),
-                Miss::Namespace(ns, reason) => self.executor.make_dirty(ns, reason),
+                Miss::Namespace(ns, reason) => self.executor.make_dirty_by(ns, reason, Cause::Written),
             }
         }
-        if !misses.is_empty() {
-            self.save_state();
+        let saved = tokio::task::block_in_place(|| self.executor.save_state());
+        let clearable = saved == Saved::Here && under_way == 0;
+        let Some(noted) = noted.filter(|_| clearable) else { return };
+        if let Err(error) = tokio::task::block_in_place(|| self.log.clear_notes(noted.upto)) {
+            debug!(%error, "the log's reserve cannot be cleared: it will be told again");
         }
+    }
+
+    /// What is noted; looked up once a second.
+    fn look_at_notes(&mut self) -> Option<Noted> {
+        if self.notes_looked.elapsed() < NOTES_INTERVAL {
+            return None;
+        }
+        self.notes_looked = Instant::now();
+        let noted = tokio::task::block_in_place(|| notes::noted(&self.log));
+        (!noted.is_empty()).then_some(noted)
     }
 }

@@ -129,16 +129,21 @@ pub struct Unsaved {
 
 impl Unsaved {
     /// Writes it, so that it survives a crash of the host.
+    /// On a full disk the old one stays as it is, and what there is of the new one is given back.
     pub fn write(&self) -> io::Result<()> {
         let aside = self.path.with_extension("json.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-        file.write_all(&serde_json::to_vec_pretty(&self.content)?)?;
-        file.sync_all()?;
+        self.write_aside(&aside).inspect_err(|_| drop(fs::remove_file(&aside)))?;
         fs::rename(&aside, &self.path)?;
         if let Some(dir) = self.path.parent() {
             File::open(dir)?.sync_all()?;
         }
         Ok(())
+    }
+
+    fn write_aside(&self, aside: &Path) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(aside)?;
+        file.write_all(&serde_json::to_vec_pretty(&self.content)?)?;
+        file.sync_all()
     }
 }
 

@@ -65,6 +65,18 @@ fn stats() -> Stats {
     }
 }
 
+fn log_fill() -> LogFill {
+    LogFill {
+        level: FillLevel::KeysOnly,
+        since: at(3),
+        fill: 0.93,
+        bound: FillBound::Disk,
+        entries_without_statements: 4,
+        unrecorded_writes: 0,
+        noted: Noted { everything: false, namespaces: vec!["shop.orders".into()] },
+    }
+}
+
 impl System for Program {
     fn not_ready(&self) -> Vec<&'static str> {
         if self.log_closed.load(Ordering::SeqCst) { vec!["proxy", "log"] } else { Vec::new() }
@@ -104,6 +116,7 @@ impl System for Program {
         Report {
             positions: POSITIONS,
             lag: Lag { entries: 3, bytes: 400, seconds: 1.5 },
+            log: Some(log_fill()),
             counts: Counts {
                 captured: 30,
                 replayed: 18,
@@ -145,6 +158,7 @@ impl System for Program {
             bytes: 4096,
             oldest_age_ms: Some(1500),
             level: FillLevel::KeysOnly,
+            log: Some(log_fill()),
             limits: QueueLimits {
                 max_bytes: 1 << 30,
                 max_entries: 10_000,

@@ -73,6 +73,14 @@ pub fn marked(session: &Session, frame: &[u8], lsn: u64) -> Option<(Mark, Write)
     Some((mark, write))
 }
 
+/// A write that the log took no mark of.
+pub fn unmarked(session: &Session, frame: &[u8]) -> Write {
+    let mut write = session.request(frame).expect("a write");
+    write.mark(NOW).expect("a mark");
+    write.goes_unmarked();
+    write
+}
+
 /// What is appended at the end, one line per record or effect.
 pub fn told(ended: &Ended) -> Vec<String> {
     let mut lines = Vec::new();

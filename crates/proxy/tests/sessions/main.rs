@@ -4,6 +4,7 @@
 mod capturing;
 mod ending;
 mod forwarding;
+mod full;
 mod handshakes;
 mod limits;
 mod packed;

@@ -5,8 +5,8 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -15,8 +15,8 @@ use bson::raw::RawDocument;
 use capture::{Capture, Orphan};
 use prometheus::Registry;
 use proxy::{Config, Listener, Metrics, Upstream, Watch};
-use record::Record;
-use synclog::{Lsn, SyncLog};
+use record::{Namespace, Record};
+use synclog::{Call, Faults, Level, Lsn, SyncLog, Verdict};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -44,8 +44,19 @@ struct Seen {
     capture: Arc<Capture>,
     log: SyncLog,
     orphans: mpsc::Receiver<Orphan>,
+    knobs: Arc<Knobs>,
     _folder: TempDir,
 }
+
+/// What a test turns, and what it sees.
+#[derive(Default)]
+struct Knobs {
+    level: Mutex<Level>,
+    disk_full: AtomicBool,
+    noted: Mutex<Vec<String>>,
+}
+
+const ENOSPC: i32 = 28;
 
 /// A proxy that captures nothing.
 pub(crate) async fn passing(change: impl FnOnce(&mut Config)) -> Stage {
@@ -55,12 +66,28 @@ pub(crate) async fn passing(change: impl FnOnce(&mut Config)) -> Stage {
 /// A proxy that captures into a log of its own.
 pub(crate) async fn capturing(change: impl FnOnce(&mut Config)) -> Stage {
     let folder = TempDir::new().unwrap();
-    let (log, _) = SyncLog::open(synclog::Config::new(folder.path().join("log"))).unwrap();
+    let knobs = Arc::new(Knobs::default());
+    let (disk, notes, level) = (knobs.clone(), knobs.clone(), knobs.clone());
+    let mut config = synclog::Config::new(folder.path().join("log"));
+    config.faults = Some(Faults::new(move |call| {
+        let full = call == Call::Write && disk.disk_full.load(Ordering::SeqCst);
+        if full { Verdict::Fail(ENOSPC) } else { Verdict::Pass }
+    }));
+    let (log, _) = SyncLog::open(config).unwrap();
     let (sender, orphans) = mpsc::channel(10);
-    let capture = Capture::new(capture::Config::default());
-    let watch =
-        Watch { capture: capture.clone(), log: log.clone(), orphans: sender, entries: Arc::default() };
-    stage(change, Some((watch, Seen { capture, log, orphans, _folder: folder }))).await
+    let note = move |ns: Option<&Namespace>| {
+        notes.noted.lock().unwrap().push(ns.map_or("*".to_owned(), ToString::to_string));
+        true
+    };
+    let capture = Capture::noting(capture::Config::default(), Box::new(note));
+    let watch = Watch {
+        capture: capture.clone(),
+        log: log.clone(),
+        orphans: sender,
+        entries: Arc::default(),
+        level: Arc::new(move || *level.level.lock().unwrap()),
+    };
+    stage(change, Some((watch, Seen { capture, log, orphans, knobs, _folder: folder }))).await
 }
 
 /// A proxy with two ports, which captures nothing; the peer is behind both.
@@ -113,6 +140,25 @@ impl Stage {
 
     pub(crate) fn log(&self) -> &SyncLog {
         &self.seen.as_ref().unwrap().log
+    }
+
+    /// From now on the log counts as this full.
+    pub(crate) fn set_level(&self, level: Level) {
+        *self.knobs().level.lock().unwrap() = level;
+    }
+
+    /// From now on the log's disk takes nothing, or everything.
+    pub(crate) fn set_disk_full(&self, full: bool) {
+        self.knobs().disk_full.store(full, Ordering::SeqCst);
+    }
+
+    /// The namespaces that were noted so far.
+    pub(crate) fn noted(&self) -> Vec<String> {
+        self.knobs().noted.lock().unwrap().clone()
+    }
+
+    fn knobs(&self) -> &Knobs {
+        &self.seen.as_ref().unwrap().knobs
     }
 
     pub(crate) fn capture(&self) -> &Capture {
