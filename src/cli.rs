@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::config::Inputs;
+use crate::log::LogArgs;
 
 /// A transparent MongoDB proxy that keeps an exact copy of a local mongod in Atlas.
 #[derive(Debug, Parser)]
@@ -29,6 +30,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Check the settings, print them as they count, and end
     CheckConfig,
+    /// Look into the sync log: nothing is changed, and dualsync may run meanwhile
+    Log(LogArgs),
 }
 
 impl Cli {

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod doors;
 mod files;
+mod log;
 mod program;
 mod telemetry;
 
@@ -22,6 +23,12 @@ use config::Config;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A copy of a log is looked at where there need not be any settings.
+    if let Some(Command::Log(args)) = &cli.command
+        && let Some(dir) = &args.dir
+    {
+        return log::run(args, dir);
+    }
     let config = match Config::load(&cli.inputs()) {
         Ok(config) => config,
         Err(complaints) => {
@@ -31,6 +38,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Some(Command::CheckConfig) => print(&config),
+        Some(Command::Log(args)) => log::run(&args, &config.log.dir),
         None => run(config),
     }
 }

@@ -2,6 +2,7 @@
 
 mod disk;
 mod levels;
+mod look;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
