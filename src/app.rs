@@ -19,7 +19,7 @@ use replicator::{Filter, Miss, Orphan, Pending, Replicator};
 use synclog::SyncLog;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, block_in_place};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -115,7 +115,8 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
     }
     let notes = log.clone();
     let capture =
-        Capture::noting(capture_config(config), Box::new(move |ns| replicator::note(&notes, ns).is_ok()));
+        // The log's disk may hang: the other tasks of this thread go on elsewhere meanwhile.
+        Capture::noting(capture_config(config), Box::new(move |ns| block_in_place(|| replicator::note(&notes, ns).is_ok())));
     let reading = log.clone();
     let recovered = tokio::task::spawn_blocking(move || replicator::recover(&reading)).await?;
     info!(
