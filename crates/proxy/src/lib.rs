@@ -17,6 +17,7 @@ mod limits;
 mod listener;
 mod members;
 mod metrics;
+mod nudge;
 mod outstanding;
 mod place;
 mod rarely;

@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     held::Held,
     metrics::Metrics,
+    nudge::Nudge,
     place::Place,
     rarely::Rarely,
     session::Shared,
@@ -95,6 +96,7 @@ impl Listener {
         let mut next_id = 0_u64;
         let (full, failing) = (Outage::default(), Outage::default());
         let (mut tick, mut mending) = (interval(MEND_INTERVAL), None);
+        let _nudge = shared.watcher.as_ref().and_then(|_| Nudge::start());
         loop {
             let accepted = select! {
                 biased;

@@ -114,3 +114,25 @@ async fn a_mark_whose_entry_found_no_room_gets_its_end_later() {
     assert_eq!((entry.mark, entry.doubt), (1, Some(Doubt::NotKept)));
     assert_eq!(entry.effects[0].target.touch, record::Touch::Namespace);
 }
+
+/// One write waits in the system for a device that does not answer; the others go on without the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_device_that_hangs_stops_one_write_and_not_the_others() {
+    let stage = capturing(|_| {}).await;
+    let (mut stuck, mut stuck_peer) = stage.connect().await;
+    let (mut client, mut peer) = stage.connect().await;
+    stage.set_disk_hangs(true);
+    let held = update();
+    stuck.send(&held).await;
+    until(|| stage.disk_has_hung()).await;
+    for _ in 0..3 {
+        let told = ask(&mut client, &mut peer).await;
+        answer(&mut client, &mut peer, &told).await;
+    }
+    assert_eq!(stage.capture().take_missed().namespaces, [Namespace::new("d", "c")]);
+    stage.set_disk_hangs(false);
+    stuck_peer.gets(&held).await;
+    answer(&mut stuck, &mut stuck_peer, &reply(&held, &updated())).await;
+    // At once, or a little later, if the log counted as hanging for one moment more.
+    until(|| stage.kinds() == ["mark", "entry"]).await;
+}

@@ -1,5 +1,5 @@
 //! Sessions seen from both ends of the wire.
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed setup fails the test")]
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a failed setup fails the test")]
 
 mod capturing;
 mod ending;

@@ -53,7 +53,16 @@ struct Seen {
 struct Knobs {
     level: Mutex<Level>,
     disk_full: AtomicBool,
+    disk_hangs: AtomicBool,
+    disk_has_hung: AtomicBool,
     noted: Mutex<Vec<String>>,
+}
+
+impl Drop for Seen {
+    /// A test that fails while the disk hangs must end all the same.
+    fn drop(&mut self) {
+        self.knobs.disk_hangs.store(false, Ordering::SeqCst);
+    }
 }
 
 const ENOSPC: i32 = 28;
@@ -69,7 +78,12 @@ pub(crate) async fn capturing(change: impl FnOnce(&mut Config)) -> Stage {
     let knobs = Arc::new(Knobs::default());
     let (disk, notes, level) = (knobs.clone(), knobs.clone(), knobs.clone());
     let mut config = synclog::Config::new(folder.path().join("log"));
+    config.hang_after = Duration::from_millis(200);
     config.faults = Some(Faults::new(move |call| {
+        while call == Call::Write && disk.disk_hangs.load(Ordering::SeqCst) {
+            disk.disk_has_hung.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let full = call == Call::Write && disk.disk_full.load(Ordering::SeqCst);
         if full { Verdict::Fail(ENOSPC) } else { Verdict::Pass }
     }));
@@ -150,6 +164,16 @@ impl Stage {
     /// From now on the log's disk takes nothing, or everything.
     pub(crate) fn set_disk_full(&self, full: bool) {
         self.knobs().disk_full.store(full, Ordering::SeqCst);
+    }
+
+    /// From now on a write to the log's disk does not return, or does.
+    pub(crate) fn set_disk_hangs(&self, hangs: bool) {
+        self.knobs().disk_hangs.store(hangs, Ordering::SeqCst);
+    }
+
+    /// Whether a write to it has been held up.
+    pub(crate) fn disk_has_hung(&self) -> bool {
+        self.knobs().disk_has_hung.load(Ordering::SeqCst)
     }
 
     /// The namespaces that were noted so far.
