@@ -46,9 +46,9 @@ pub fn compare(before: &[Conversation], behind: &[Conversation]) -> Result<Found
     Ok(found)
 }
 
-/// The replicator's connections use the same address.
+/// dualsync's own connections use the same address; drivers tell their application's name.
 fn is_our_own(conversation: &Conversation) -> bool {
-    let name = b"dualsync replicator";
+    let name = b"dualsync ";
     conversation.requests.windows(name.len()).any(|window| window == name)
 }
 
