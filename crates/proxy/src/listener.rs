@@ -141,10 +141,10 @@ impl Listener {
 
 /// Appends what could not be appended before, elsewhere: the log's disk may hang. One at a time.
 fn mend(shared: &Arc<Shared>, under_way: &mut Option<JoinHandle<()>>) {
-    let due = shared.watcher.as_ref().is_some_and(Watcher::has_unended);
+    let due = shared.watcher.as_ref().is_some_and(|watcher| watcher.has_unended());
     if due && under_way.as_ref().is_none_or(JoinHandle::is_finished) {
         let shared = shared.clone();
-        *under_way = Some(spawn_blocking(move || shared.watcher.iter().for_each(Watcher::mend)));
+        *under_way = Some(spawn_blocking(move || shared.watcher.iter().for_each(|watcher| watcher.mend())));
     }
 }
 
