@@ -157,8 +157,20 @@ impl Disk {
 
     /// Reads up to `bytes` bytes at `offset`; fewer only at the end of the file.
     pub(crate) fn read(&self, file: &File, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        self.read_into(Vec::new(), file, offset, bytes)
+    }
+
+    /// The same, in the memory of a buffer that is not needed any more.
+    pub(crate) fn read_into(
+        &self,
+        mut read: Vec<u8>,
+        file: &File,
+        offset: u64,
+        bytes: usize,
+    ) -> io::Result<Vec<u8>> {
         self.ask(Call::Read)?;
-        let mut read = Vec::with_capacity(bytes);
+        read.clear();
+        read.reserve_exact(bytes);
         while read.len() < bytes {
             let at = offset + read.len() as u64;
             match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut read), at) {
