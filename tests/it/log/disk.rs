@@ -16,7 +16,7 @@ use testkit::net::Relay;
 use testkit::{Dualsync, ReplicaSet, wait_for};
 
 use super::{SOON, assert_equal_but_for_dirty, dirty, level, wait_for_level};
-use crate::support::{BIN, DRAIN_MAX, Source, Stage};
+use crate::support::{BIN, DRAIN_MAX, NOT_COMPARED, Source, Stage};
 
 const DISK: &str = "DUALSYNC_SMALL_DISK";
 
@@ -36,6 +36,7 @@ async fn clients_write_on_a_full_disk() -> Result<()> {
         .atlas(relay.uri())
         .log_dir(disk.join("log"))
         .env("DUALSYNC_LOG_MIN_FREE_BYTES", "0")
+        .env(NOT_COMPARED.0, NOT_COMPARED.1)
         .expect_warning("the sync log is")
         .expect_warning("Atlas unavailable")
         .expect_warning("Sync lag is")
@@ -98,6 +99,7 @@ async fn clients_write_on_a_full_disk() -> Result<()> {
     fresh.insert_many((0..100).map(|id| doc! {"_id": id})).await?;
     assert_equal_but_for_dirty(&stage).await?;
     ensure!(!dirty(&stage.dualsync).await?.contains("fresh.items"));
+    stage.mend().await?;
     Ok(())
 }
 
