@@ -80,6 +80,10 @@ async fn compare(suite: &Suite, binary: &Path, kind: Kind, options: &Options) ->
     println!("direct   {}\nproxied  {}", counts(&direct), counts(&proxied));
     ensure!(direct.values().any(|it| it.outcome == "passed"), "nothing passed: there is nothing to compare");
 
+    for (name, outcome) in direct.iter().filter(|(_, outcome)| outcome.outcome == "failed") {
+        println!("fails without the proxy: {name}: {}", outcome.says.lines().next().unwrap_or_default());
+    }
+
     let mut differing = differences(&direct, &proxied);
     for _ in 0..TRIES_MORE {
         if differing.is_empty() {
