@@ -56,7 +56,7 @@ async fn what_was_there_before_is_copied_while_writes_flow() -> Result<()> {
 /// What becomes dirty by a captured command, or by a log that is lost, is made good while writes flow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_becomes_dirty_is_made_good() -> Result<()> {
-    let mut stage = Stage::start(Source::standalone().await?).await?;
+    let mut stage = Stage::start(Source::replica_set().await?).await?;
     for warning in ["namespace is dirty", "the sync log does not vouch", "everything is dirty"] {
         stage.dualsync.expect_warning(warning);
     }

@@ -17,7 +17,7 @@ use replicator::plan::Scan;
 use replicator::{Cause, Class, Documents, Handed, NotNow, ServerError, Shared};
 use tracing::info;
 
-use crate::documents::{Found, Page};
+use crate::documents::{Found, PAGE_DOCUMENTS, Page};
 use crate::progress::Progress;
 use crate::shape;
 use crate::side::Side;
@@ -265,7 +265,7 @@ impl Scanner<'_> {
         let mut tries = 0;
         loop {
             let read = async {
-                let page = Page::read(self.source, ns, from.clone()).await?;
+                let page = Page::read(self.source, ns, from.clone(), PAGE_DOCUMENTS).await?;
                 page.compare(self.target, ns).await
             };
             match read.await {

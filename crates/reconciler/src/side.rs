@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::raw::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 use bson::{Bson, Document, cstr, doc, rawdoc};
 use mongodb::options::ClientOptions;
 use mongodb::{Client, Cursor};
@@ -15,6 +15,18 @@ use replicator::{Class, Collection, ServerError, answer, collection, cursor, nex
 pub(crate) struct Range {
     pub(crate) from: Option<RawDocumentBuf>,
     pub(crate) to: Option<RawDocumentBuf>,
+}
+
+impl Range {
+    /// Whether it begins behind everything that an index bound can name.
+    pub(crate) fn is_behind_all(&self) -> bool {
+        self.from.as_deref().is_some_and(is_last)
+    }
+
+    /// Whether [`Side::documents`] leaves out what [`Side::last`] finds.
+    pub(crate) fn lacks_last(&self) -> bool {
+        self.from.is_some() && self.to.is_none()
+    }
 }
 
 /// A server.
@@ -57,6 +69,16 @@ impl Side {
             find.append(cstr!("readConcern"), concern);
         }
         cursor(&self.client, ns.db(), find).await
+    }
+
+    /// The document that an index bound without an end leaves out: with `min` alone, the server ends the range before
+    /// `MaxKey` (seen on 6.0.5; not so for a clustered collection).
+    pub(crate) async fn last(&self, ns: &Namespace) -> Result<Option<RawDocumentBuf>, ServerError> {
+        let mut find = rawdoc! {"find": ns.coll(), "filter": {"_id": {"$eq": RawBson::MaxKey}}, "limit": 1};
+        if let Some(concern) = self.read_concern().await? {
+            find.append(cstr!("readConcern"), concern);
+        }
+        next(&mut cursor(&self.client, ns.db(), find).await?).await
     }
 
     /// On a replica set: majority, and not before what the server has acknowledged by now.
@@ -155,6 +177,11 @@ impl Side {
     pub(crate) async fn close(self) {
         self.client.shutdown().immediate(true).await;
     }
+}
+
+/// Whether no other `_id` comes behind this document's.
+pub(crate) fn is_last(document: &RawDocument) -> bool {
+    matches!(document.get("_id"), Ok(Some(RawBsonRef::MaxKey)))
 }
 
 /// `{_id: value}` of a document, as a bound of a range.

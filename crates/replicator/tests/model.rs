@@ -17,7 +17,7 @@ use replicator::plan::{Limits, Planner, Rules, Scan, Unit, Work, queues};
 use replicator::replay::{Command, commands};
 use replicator::{Reply, WriteError};
 
-const SEEDS: u64 = 30_000;
+const SEEDS: u64 = 20_000;
 
 /// What the model itself may leave out, beside the planner's rules.
 #[derive(Clone, Copy)]
