@@ -26,7 +26,7 @@ use tracing::{error, info, warn};
 use crate::bounds::Bounds;
 use crate::config::{AtlasConfig, Config, Durability};
 use crate::doors::{self, Doors};
-use crate::program::{Program, Sync};
+use crate::program::{Program, Sync, bypass};
 
 /// How long the replicator may take to finish its batch.
 const PARK_MAX: Duration = Duration::from_secs(10);
@@ -63,6 +63,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             let bounds = sync.bounds.clone();
             Arc::new(move || bounds.level())
         },
+        bypass: sync.bypass.switch.clone(),
     });
     let metrics = proxy::Metrics::register(&registry)?;
     let tls = doors.tls.clone();
@@ -164,7 +165,10 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
     let reconciler = Reconciler::new(settings, shared.clone(), registry)?;
     let comparing = reconciler.progress();
     let reconciler = (config.sync.compare_rate_max > 0).then_some(reconciler);
-    Ok((Sync { log, capture, shared, pending, comparing, bounds }, Workers { replicator, reconciler }))
+    let bypass = bypass::Switch::default();
+    let sync = Sync { log, capture, shared, pending, comparing, bounds, bypass };
+    bypass::restore(config, &sync).context("take up whether capture is bypassed")?;
+    Ok((sync, Workers { replicator, reconciler }))
 }
 
 fn take_misses(capture: &Capture) -> Vec<Miss> {

@@ -1,5 +1,6 @@
 //! The running program as the admin port sees it: what it shows, what it warns of, what it can be told.
 
+pub(crate) mod bypass;
 mod gauges;
 mod show;
 mod warnings;
@@ -10,9 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use admin::{
-    Action, Affected, At, Check, CheckStatus, Checks, Cleared, Connection, ConnectionState, Connections,
-    DeadLetter, DeadLetters, Full, Health, Lag, LastError, Letters, Measured, Namespaces, Queue, QueueLimits,
-    Recommendation, Refusal, Report, Stats, System, TargetError, Worker, WorkerState,
+    Action, Affected, At, CaptureAction, CaptureState, Check, CheckStatus, Checks, Cleared, Connection,
+    ConnectionState, Connections, DeadLetter, DeadLetters, Full, Health, Lag, LastError, Letters, Measured,
+    Namespaces, Queue, QueueLimits, Recommendation, Refusal, Report, Stats, System, TargetError, Worker,
+    WorkerState,
 };
 use capture::Capture;
 use prometheus::Registry;
@@ -37,6 +39,8 @@ pub(crate) struct Sync {
     pub(crate) shared: Shared,
     pub(crate) pending: Arc<Pending>,
     pub(crate) bounds: Arc<Bounds>,
+    /// Takes capture out of the way.
+    pub(crate) bypass: bypass::Switch,
     /// What is being done about dirty namespaces.
     pub(crate) comparing: reconciler::Progress,
 }
@@ -88,6 +92,7 @@ impl Program {
     /// Once a second: gives up transactions that nobody ends, and says what is worth a look, once each time it begins.
     pub(crate) fn tick(&self) {
         let Some(sync) = &self.sync else { return };
+        bypass::settle(sync);
         sync.capture.abandoned(now_ms()).into_iter().for_each(|orphan| self.hand_on(orphan));
         let warnings = warnings(&self.config, sync);
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,7 +141,10 @@ impl Program {
             _ => Check::warn("told not to run"),
         };
         Checks {
-            sync_enabled: Check::PASS,
+            sync_enabled: match sync.bypass.switch.is_on() {
+                true => Check::warn("capture is bypassed: writes pass unseen"),
+                false => Check::PASS,
+            },
             local_database: local,
             atlas_database: atlas,
             worker,
@@ -277,6 +285,7 @@ impl System for Program {
                 namespaces,
             ),
             not_replicated: counters.not_replicated.into_iter().chain(counters.unknown).collect(),
+            capture: self.sync.as_ref().map_or(bypass::OFF, bypass::state),
             worker: self.show_worker(),
             last_sync: stats.last_sync,
             average_sync_ms: stats.average_sync_ms,
@@ -353,6 +362,19 @@ impl System for Program {
         };
         done.map_err(refused)?;
         Ok(self.show_worker())
+    }
+
+    async fn capture(&self) -> CaptureState {
+        self.sync.as_ref().map_or(bypass::OFF, bypass::state)
+    }
+
+    async fn control_capture(&self, action: CaptureAction) -> Result<CaptureState, Refusal> {
+        let sync = self.sync_or_refuse()?;
+        match action {
+            CaptureAction::Bypass => bypass::begin(sync)?,
+            CaptureAction::Resume => bypass::end(sync)?,
+        }
+        Ok(bypass::state(sync))
     }
 
     async fn clear_queue(&self) -> Result<Cleared, Refusal> {

@@ -121,6 +121,9 @@ settings! {
     SyncConfig = "sync" {
         /// Whether writes are captured and replicated; auto: when atlas.uri is set.
         enabled: Enabled = "auto", choice(ENABLED);
+        /// Take capture out of the way: writes pass unseen, and everything is compared once they are captured again. For
+        /// trouble with capture itself; POST /api/sync/capture/control does the same without a restart.
+        bypass: bool = "false", flag();
         /// Namespaces to replicate.
         include: Vec<Pattern> = "*", patterns();
         /// Namespaces to leave out, also when they are included.

@@ -18,6 +18,7 @@ pub(super) struct Gauges {
     lag_seconds: Gauge,
     dirty: IntGauge,
     dead_letters: IntGauge,
+    bypassed: IntGauge,
     connected: IntGaugeVec,
     captured: IntCounterVec,
     in_doubt: IntCounterVec,
@@ -54,6 +55,10 @@ impl Gauges {
             lag_seconds: Gauge::new("dualsync_lag_seconds", "Age of the oldest entry that waits.")?,
             dirty: IntGauge::new("dualsync_dirty_namespaces", "Namespaces that need a full comparison.")?,
             dead_letters: IntGauge::new("dualsync_dead_letters", "Documents that the target refuses.")?,
+            bypassed: IntGauge::new(
+                "dualsync_capture_bypassed",
+                "Whether writes pass unseen (1) or are captured (0).",
+            )?,
             connected: IntGaugeVec::new(
                 Opts::new("dualsync_connected", "Whether a server answers (1) or not (0)."),
                 &["server"],
@@ -73,6 +78,7 @@ impl Gauges {
         registry.register(Box::new(gauges.lag_seconds.clone()))?;
         registry.register(Box::new(gauges.dirty.clone()))?;
         registry.register(Box::new(gauges.dead_letters.clone()))?;
+        registry.register(Box::new(gauges.bypassed.clone()))?;
         registry.register(Box::new(gauges.connected.clone()))?;
         registry.register(Box::new(gauges.captured.clone()))?;
         registry.register(Box::new(gauges.in_doubt.clone()))?;
@@ -106,6 +112,7 @@ impl Gauges {
         self.lag_seconds.set(lag_ms(sync) as f64 / 1000.0);
         self.dirty.set(signed(dirty.len() as u64 + u64::from(everything.is_some())));
         self.dead_letters.set(signed(sync.shared.dead_letters().len() as u64));
+        self.bypassed.set(i64::from(sync.bypass.switch.is_on()));
         self.connected.with_label_values(&["local"]).set(i64::from(status.source.connected));
         self.connected.with_label_values(&["atlas"]).set(i64::from(status.target.connected));
         let counters = sync.capture.counters();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use replicator::{Desired, Link};
+use replicator::{Bypass, Desired, Link};
 use synclog::Level;
 
 use super::Sync;
@@ -111,6 +111,18 @@ pub(super) fn warnings(config: &Config, sync: &Sync) -> Vec<Warning> {
         "ORPHANS",
         format!("{} writes have no outcome yet", status.orphans),
         "none: they are copied once mongod has ended them",
+    );
+    warn(
+        sync.shared.bypass() != Bypass::Off,
+        "BYPASSED",
+        match sync.bypass.switch.is_on() {
+            true => "capture is bypassed: writes pass unseen".to_owned(),
+            false => format!(
+                "capture is back; {} writes that passed unseen before may still be at work",
+                sync.bypass.switch.passing()
+            ),
+        },
+        "POST /api/sync/capture/control with resume; what passed is compared after that",
     );
     warn(
         sync.shared.desired() != Desired::Running,

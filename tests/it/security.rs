@@ -2,6 +2,7 @@
 //! authentication, limits.
 
 mod auth;
+mod bypass;
 mod doors;
 mod tls;
 mod unix;

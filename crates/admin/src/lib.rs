@@ -20,9 +20,10 @@ mod system;
 pub use config::{Config, Limits, Token};
 pub use serve::{Admin, BindError};
 pub use shapes::{
-    Affected, At, Check, CheckStatus, Checks, Cleared, CompareProgress, CompareState, Compared, Connection,
-    ConnectionState, Connections, Counts, DeadLetter, DeadLetters, FillBound, FillLevel, Full, FullState,
-    Health, HealthStatus, Lag, LastError, LogFill, Measured, NamespaceState, Namespaces, Noted, Positions,
-    Queue, QueueLimits, Recommendation, Report, Stats, TargetError, Worker, WorkerState,
+    Affected, At, CaptureMode, CaptureState, Check, CheckStatus, Checks, Cleared, CompareProgress,
+    CompareState, Compared, Connection, ConnectionState, Connections, Counts, DeadLetter, DeadLetters,
+    FillBound, FillLevel, Full, FullState, Health, HealthStatus, Lag, LastError, LogFill, Measured,
+    NamespaceState, Namespaces, Noted, Positions, Queue, QueueLimits, Recommendation, Report, Stats,
+    TargetError, Worker, WorkerState,
 };
-pub use system::{Action, Letters, Refusal, System};
+pub use system::{Action, CaptureAction, Letters, Refusal, System};

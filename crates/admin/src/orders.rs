@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use crate::envelope::{Answer, Failure, Success, body};
 use crate::routes::Shared;
-use crate::shapes::{Affected, Cleared, Full, Stats, Worker};
-use crate::system::{Action, Letters, Refusal, System};
+use crate::shapes::{Affected, CaptureState, Cleared, Full, Stats, Worker};
+use crate::system::{Action, CaptureAction, Letters, Refusal, System};
 
 type Body = Result<Bytes, BytesRejection>;
 
@@ -25,6 +25,18 @@ pub(crate) async fn control<S: System>(State(shared): State<Shared<S>>, bytes: B
     let Order { action } = body(bytes, r#"{"action":"start|stop|pause|resume"}"#)?;
     let system = shared.system.clone();
     carry_out(&shared, "worker control", async move { system.control(action).await }).await
+}
+
+/// `POST /api/sync/capture/control`.
+pub(crate) async fn capture<S: System>(State(shared): State<Shared<S>>, bytes: Body) -> Answer<CaptureState> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Order {
+        action: CaptureAction,
+    }
+    let Order { action } = body(bytes, r#"{"action":"bypass|resume"}"#)?;
+    let system = shared.system.clone();
+    carry_out(&shared, "capture control", async move { system.control_capture(action).await }).await
 }
 
 /// `POST /api/sync/queue/clear`.

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::envelope::{Answer, Failure, Success};
-use crate::shapes::{Connections, DeadLetters, HealthStatus, Queue, Report, Stats, Worker};
+use crate::shapes::{CaptureState, Connections, DeadLetters, HealthStatus, Queue, Report, Stats, Worker};
 use crate::system::System;
 use crate::{auth, counters, orders};
 
@@ -47,6 +47,8 @@ pub(crate) fn router<S: System>(config: &Arc<Config>, shared: Shared<S>) -> Rout
         .route("/api/sync/queue/clear", post(orders::clear_queue::<S>))
         .route("/api/sync/worker", get(worker::<S>))
         .route("/api/sync/worker/control", post(orders::control::<S>))
+        .route("/api/sync/capture", get(capture::<S>))
+        .route("/api/sync/capture/control", post(orders::capture::<S>))
         .route("/api/sync/connections", get(connections::<S>))
         .route("/api/sync/config", get(effective_config::<S>))
         .route("/api/sync/stats/reset", post(orders::reset_stats::<S>))
@@ -141,6 +143,10 @@ async fn queue<S: System>(State(shared): State<Shared<S>>) -> Success<Queue> {
 
 async fn worker<S: System>(State(shared): State<Shared<S>>) -> Success<Worker> {
     Success(shared.system.worker().await)
+}
+
+async fn capture<S: System>(State(shared): State<Shared<S>>) -> Success<CaptureState> {
+    Success(shared.system.capture().await)
 }
 
 async fn connections<S: System>(State(shared): State<Shared<S>>) -> Success<Connections> {

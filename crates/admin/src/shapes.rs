@@ -2,6 +2,8 @@
 //!
 //! Units stand in the names: `…_ms`, `bytes`, `seconds`; rates are shares from 0 to 1; times are RFC 3339, UTC.
 
+mod capture;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
@@ -9,6 +11,8 @@ use std::time::SystemTime;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+pub use capture::{CaptureMode, CaptureState};
 
 /// A moment, written as RFC 3339 in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,6 +171,8 @@ pub struct Report {
     pub log: Option<LogFill>,
     /// What was done since the log began.
     pub counts: Counts,
+    /// Whether writes are captured.
+    pub capture: CaptureState,
     /// Namespaces that are not known to be equal.
     pub namespaces: Namespaces,
     /// Commands that are not replicated, by name.

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use crate::shapes::{
-    Affected, Cleared, Connections, DeadLetters, Full, Health, Queue, Report, Stats, Worker,
+    Affected, CaptureState, Cleared, Connections, DeadLetters, Full, Health, Queue, Report, Stats, Worker,
 };
 
 /// The running program. Implemented once, by the wiring; `async fn` fits every method that returns a future.
@@ -44,6 +44,15 @@ pub trait System: Send + Sync + 'static {
     /// Starts, stops, pauses or resumes the replicator; answers with its new state.
     fn control(&self, action: Action) -> impl Future<Output = Result<Worker, Refusal>> + Send;
 
+    /// Whether writes are captured: `/api/sync/capture`.
+    fn capture(&self) -> impl Future<Output = CaptureState> + Send;
+
+    /// Takes capture out of the way, or back; answers with its new state.
+    fn control_capture(
+        &self,
+        action: CaptureAction,
+    ) -> impl Future<Output = Result<CaptureState, Refusal>> + Send;
+
     /// Gives up everything that waits in the log; what it touched becomes dirty.
     fn clear_queue(&self) -> impl Future<Output = Result<Cleared, Refusal>> + Send;
 
@@ -83,6 +92,16 @@ pub enum Action {
     /// Finishes the batch and keeps the connections.
     Pause,
     /// Goes on after a pause.
+    Resume,
+}
+
+/// An order to capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CaptureAction {
+    /// Writes pass unseen from now on; everything becomes dirty.
+    Bypass,
+    /// Writes are captured again.
     Resume,
 }
 

@@ -105,6 +105,13 @@ impl Capture {
         self.note(ns);
     }
 
+    /// Says that any write before `now_ms` (milliseconds since 1970) may have passed unseen: everything is missed, and
+    /// again with each commit of a transaction that may have begun before, for `Config::transaction_ms_max`.
+    pub fn missed_everything_before(&self, now_ms: u64) {
+        self.transactions.strayed_anywhere(now_ms);
+        self.missed_everything();
+    }
+
     /// Says that a write to a namespace that nobody knows could not be recorded.
     pub fn missed_everything(&self) {
         self.counting.missed.add();

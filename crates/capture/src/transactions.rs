@@ -137,6 +137,14 @@ impl Transactions {
         }
     }
 
+    /// Writes to any namespace, in transactions last seen at `seen_ms`, were not seen and may yet be committed.
+    pub(crate) fn strayed_anywhere(&self, seen_ms: u64) {
+        let until = seen_ms.saturating_add(self.idle_ms_max);
+        let mut open = self.open();
+        let stray = open.strays.entry(None).or_default();
+        *stray = until.max(*stray);
+    }
+
     /// Whether a commit may bring writes that are not held.
     pub(crate) fn any_strays(&self) -> bool {
         !self.open().strays.is_empty()

@@ -11,6 +11,7 @@
 //!
 
 mod bind;
+mod bypass;
 mod config;
 mod held;
 mod limits;
@@ -30,6 +31,7 @@ mod upstream;
 mod watch;
 
 pub use bind::BindError;
+pub use bypass::Bypass;
 pub use config::Config;
 pub use listener::Listener;
 pub use members::Member;

@@ -15,6 +15,7 @@ pub struct Metrics {
     pub(crate) requests_watch: IntCounter,
     pub(crate) requests_hold: IntCounter,
     pub(crate) requests_hello: IntCounter,
+    pub(crate) requests_bypass: IntCounter,
     pub(crate) bytes_to_server: IntCounter,
     pub(crate) bytes_to_client: IntCounter,
     pub(crate) upstream_errors_total: IntCounter,
@@ -102,7 +103,7 @@ impl Metrics {
         registry.register(Box::new(delay.clone()))?;
         let requests = by(
             "dualsync_proxy_requests_total",
-            "Requests by how they were forwarded: pass as they came, watch but for the last byte, hold until scanned.",
+            "Requests by how they were forwarded: pass as they came, watch but for the last byte, hold until scanned, bypass while capture is out of the way.",
             "class",
         )?;
         let bytes =
@@ -133,6 +134,7 @@ impl Metrics {
             requests_watch: requests.with_label_values(&["watch"]),
             requests_hold: requests.with_label_values(&["hold"]),
             requests_hello: requests.with_label_values(&["hello"]),
+            requests_bypass: requests.with_label_values(&["bypass"]),
             bytes_to_server: bytes.with_label_values(&["to_server"]),
             bytes_to_client: bytes.with_label_values(&["to_client"]),
             upstream_errors_total: counter(

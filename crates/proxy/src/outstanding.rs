@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 
 use wire::{Header, hello::Asked};
 
+use crate::bypass::Passing;
+
 /// Drivers keep one request per connection; this many can only be a client that pipelines without reading.
 pub(crate) const OUTSTANDING_MAX: usize = 1024;
 /// After so many writes without a reply a fence is due even though more requests are waiting.
@@ -42,9 +44,28 @@ struct Request<W> {
     may_stream: bool,
     /// The id of the last streamed reply, while more are to come.
     stream: Option<i32>,
+    /// It passed unseen.
+    passing: Option<Passing>,
 }
 
 impl<W> Request<W> {
+    /// One whose reply goes to the client as it comes.
+    fn new(id: i32) -> Self {
+        let reply = ReplyTo::Plain;
+        Request { id, reply, write: None, silent: false, may_stream: false, stream: None, passing: None }
+    }
+
+    /// mongod has ended it: the write that it carried.
+    fn ended(self) -> Option<W> {
+        self.passing.into_iter().for_each(Passing::ended);
+        self.write
+    }
+
+    /// It passed unseen, and nobody waits for a reply.
+    fn is_lost(&self) -> bool {
+        self.silent && self.write.is_none()
+    }
+
     fn may_wait_long(&self) -> bool {
         self.may_stream || matches!(self.reply, ReplyTo::Hello(_))
     }
@@ -74,19 +95,26 @@ impl<W> Outstanding<W> {
 
     /// A request whose reply goes to the client as it comes, or, with [`ReplyTo::Hello`], rewritten.
     pub(crate) fn request(&mut self, id: i32, reply: ReplyTo, may_stream: bool) {
-        self.push(Request { id, reply, write: None, silent: false, may_stream, stream: None });
+        self.push(Request { reply, may_stream, ..Request::new(id) });
     }
 
     /// A captured write that gets a reply.
     pub(crate) fn write(&mut self, id: i32, write: W) {
-        let reply = ReplyTo::Write;
-        self.push(Request { id, reply, write: Some(write), silent: false, may_stream: false, stream: None });
+        self.push(Request { reply: ReplyTo::Write, write: Some(write), ..Request::new(id) });
     }
 
     /// A captured write that gets no reply.
     pub(crate) fn silent_write(&mut self, id: i32, write: W) {
-        let reply = ReplyTo::Write;
-        self.push(Request { id, reply, write: Some(write), silent: true, may_stream: false, stream: None });
+        self.push(Request { reply: ReplyTo::Write, write: Some(write), silent: true, ..Request::new(id) });
+    }
+
+    /// A request that passes unseen. Of those that get no reply one stands for all in a row, as the next reply ends them
+    /// all, so that they cannot fill the list.
+    pub(crate) fn passing(&mut self, id: i32, silent: bool, passing: Passing) {
+        if silent && self.requests.back().is_some_and(Request::is_lost) {
+            return passing.ended();
+        }
+        self.push(Request { silent, passing: Some(passing), ..Request::new(id) });
     }
 
     /// Our own ping, behind writes that get no reply.
@@ -96,7 +124,8 @@ impl<W> Outstanding<W> {
 
     fn push(&mut self, request: Request<W>) {
         // Whatever is answered fences what was sent before it.
-        self.unfenced = if request.silent { self.unfenced + 1 } else { 0 };
+        let captured = usize::from(request.write.is_some());
+        self.unfenced = if request.silent { self.unfenced + captured } else { 0 };
         self.requests.push_back(request);
     }
 
@@ -120,7 +149,7 @@ impl<W> Outstanding<W> {
 
     /// Whether nothing waits for anything.
     pub(crate) fn is_empty(&self) -> bool {
-        self.requests.is_empty()
+        self.requests.iter().all(Request::is_lost)
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -130,7 +159,7 @@ impl<W> Outstanding<W> {
     /// Whether a reply is owed to somebody. Streams are not counted: they may never end, and the first reply of a
     /// driver's monitor may take as long as its heartbeat, 10 s.
     pub(crate) fn owes_reply(&self) -> bool {
-        self.requests.iter().any(|request| !request.may_stream)
+        self.requests.iter().any(|request| !request.may_stream && !request.is_lost())
     }
 
     /// Whether a captured write is outstanding.
@@ -153,14 +182,14 @@ impl<W> Outstanding<W> {
     pub(crate) fn settle(&mut self, reply: &Header, more_to_come: bool) -> Settled<W> {
         let mut settled = Settled { unseen: Vec::new(), answered: None };
         let Some(at) = self.position(reply) else { return settled };
-        settled.unseen = self.requests.drain(..at).filter_map(|request| request.write).collect();
+        settled.unseen = self.requests.drain(..at).filter_map(Request::ended).collect();
         if let Some(request) = self.requests.front_mut() {
             settled.answered = request.write.take();
             if more_to_come {
                 request.stream = Some(reply.request_id);
                 request.may_stream = true;
             } else {
-                self.requests.pop_front();
+                self.requests.pop_front().and_then(Request::ended);
             }
         }
         settled
@@ -182,9 +211,12 @@ impl<W> Outstanding<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use wire::OpCode;
 
     use super::*;
+    use crate::bypass::Bypass;
 
     const HELLO: ReplyTo = ReplyTo::Hello(Asked::Members);
 
@@ -256,6 +288,26 @@ mod tests {
         assert_eq!(list.meant(&reply(104, 1)), ReplyTo::Plain, "not the request's id any more");
         list.settle(&reply(104, 103), false);
         assert!(list.fence_due(), "the stream has ended");
+    }
+
+    #[test]
+    fn what_passes_unseen_ends_with_the_next_reply_and_is_never_fenced() {
+        let bypass = Arc::new(Bypass::default());
+        bypass.turn_on();
+        let mut list = Outstanding::<&str>::new();
+        for id in 0..2000 {
+            list.passing(id, true, bypass.enter().unwrap());
+        }
+        assert!(!list.is_full() && !list.fence_due() && !list.owes_reply() && list.is_empty());
+        list.passing(5000, false, bypass.enter().unwrap());
+        assert!(list.owes_reply() && !list.has_write());
+        assert_eq!(bypass.passing(), 2);
+        assert_eq!(list.meant(&reply(1, 5000)), ReplyTo::Plain);
+        list.settle(&reply(1, 5000), false);
+        assert!(bypass.is_quiet() && list.is_empty());
+        list.passing(5001, false, bypass.enter().unwrap());
+        list.take_writes();
+        assert!(!bypass.is_quiet(), "the connection is gone, and it may still be at work");
     }
 
     #[test]

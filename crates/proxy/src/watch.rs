@@ -28,7 +28,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::held::Room;
+use crate::{
+    bypass::{Bypass, Passing},
+    held::Room,
+};
 
 /// A device that hangs must not stop the application.
 const DURABLE_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -59,6 +62,8 @@ pub struct Watch {
     pub entries: Arc<AtomicU64>,
     /// How full the log is, by all of its bounds. Asked twice for each write.
     pub level: Arc<dyn Fn() -> Level + Send + Sync>,
+    /// Takes capture out of the way.
+    pub bypass: Arc<Bypass>,
 }
 
 /// [`Watch`] with what the sessions share about it.
@@ -98,6 +103,11 @@ impl Watcher {
     /// `via` is our end of the session's connection to mongod.
     pub(crate) fn session(&self, via: String) -> capture::Session {
         self.watch.capture.session(via)
+    }
+
+    /// A request that would be captured, when capture is out of the way.
+    pub(crate) fn pass(&self) -> Option<Passing> {
+        self.watch.bypass.enter()
     }
 
     /// A session died without a word: nobody knows what it had under way.

@@ -38,7 +38,7 @@ pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_
 pub use source::{
     Collection, Dial, Dialled, Duplex, answer, collection, cursor, next, takes_unauthenticated_commands,
 };
-pub use state::{Cause, DeadLetter, Desired, Dirty, Filter};
+pub use state::{Bypass, Cause, DeadLetter, Desired, Dirty, Filter};
 use synclog::{Lsn, ReadError, Reader, SyncLog};
 pub use target::{OWN_DATABASE, Reply, Validation, WriteError};
 use tokio_util::sync::CancellationToken;

@@ -4,7 +4,9 @@
 //! same documents is in doubt meanwhile) until mongod has lost the connection that it came by. Then an entry in
 //! doubt with the mark's touches goes into the log, and only then the guard is dropped.
 //! One that the log took no mark of has no entry either: dropping its guard raises its namespaces as missed.
-//! Where mongod does not show its connections, or shows them under translated addresses, and where a transaction
+//! Where mongod shows its connections under other addresses (translated ones, or none on a Unix socket), all operations
+//! that ran when the connection was gone are waited for, and then the namespace becomes dirty.
+//! Where mongod does not show its connections, and where a transaction
 //! outlives them, the namespace becomes dirty.
 
 use std::collections::HashSet;
@@ -52,6 +54,27 @@ struct Waiting {
     orphan: Orphan,
     absent: u32,
     since: Instant,
+    /// Where connections cannot be told apart: the operations that it may be.
+    suspects: HashSet<i64>,
+    looks: u32,
+}
+
+impl Waiting {
+    fn new(orphan: Orphan) -> Waiting {
+        Waiting { orphan, absent: 0, since: Instant::now(), suspects: HashSet::new(), looks: 0 }
+    }
+
+    /// Whether it may still run on a mongod that shows no addresses: one of the operations that ran when its connection
+    /// was gone does.
+    fn may_run(&mut self, running: &HashSet<i64>) -> bool {
+        self.looks += 1;
+        if self.looks <= ABSENT_LOOKS {
+            self.suspects.extend(running);
+        } else {
+            self.suspects.retain(|operation| running.contains(operation));
+        }
+        self.looks <= ABSENT_LOOKS || !self.suspects.is_empty()
+    }
 }
 
 /// Ends orphans until `shutdown`; those that are left keep their open marks and are found again at the next start.
@@ -70,7 +93,7 @@ pub(crate) async fn resolve(
             () = shutdown.cancelled() => return,
         };
         if let Some(orphan) = arrived {
-            waiting.push(Waiting { orphan, absent: 0, since: Instant::now() });
+            waiting.push(Waiting::new(orphan));
             continue;
         }
         if waiting.is_empty() {
@@ -90,7 +113,10 @@ pub(crate) async fn resolve(
 fn look(waiting: &mut Vec<Waiting>, connections: &Connections, log: &Recorder) {
     waiting.retain_mut(|one| {
         let Some(there) = connections.has(&one.orphan.record.via) else {
-            warn!(mark = ?one.orphan.mark, "mongod sees this host under another address, so a write without a reply cannot be followed: its namespaces are dirty");
+            if one.may_run(&connections.running) && one.since.elapsed() < WAIT_MAX {
+                return true;
+            }
+            warn!(mark = ?one.orphan.mark, "mongod does not see our connections under their addresses, so a write without a reply cannot be followed: its namespaces are dirty");
             return !end(&one.orphan, true, log);
         };
         one.absent = if there { 0 } else { one.absent + 1 };
@@ -147,6 +173,22 @@ fn end(orphan: &Orphan, whole_namespaces: bool, log: &Recorder) -> bool {
                 error!(%error, mark, "the outcomes of writes without a reply cannot be recorded yet");
             }
             false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_addresses_everything_that_ran_is_waited_for() {
+        let record = Mark { targets: Vec::new(), via: "unix".to_owned(), in_transaction: false, at_ms: 0 };
+        let mut one = Waiting::new(Orphan { mark: None, record, guard: Box::new(()) });
+        let looks: [(&[i64], bool); 5] =
+            [(&[1], true), (&[1, 2], true), (&[1, 2, 3], true), (&[2, 3], true), (&[3], false)];
+        for (running, expected) in looks {
+            assert_eq!(one.may_run(&running.iter().copied().collect()), expected, "{running:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::asks::{Ask, NotNow};
 use crate::orphans::Orphan;
-use crate::state::{DeadLetter, Desired, Dirty, State};
+use crate::state::{Bypass, Cause, DeadLetter, Desired, Dirty, State};
 
 /// How an entry reached the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -267,6 +267,26 @@ impl Shared {
             return Err(ControlError::NotSaved);
         }
         self.0.changed.notify_one();
+        Ok(())
+    }
+
+    /// Whether capture is out of the way.
+    pub fn bypass(&self) -> Bypass {
+        self.state().bypass()
+    }
+
+    /// Remembers whether capture is out of the way, and that everything is dirty because of it: on disk when this
+    /// returns. The worker has to be told as well, as of everything that is missed.
+    pub fn set_bypass(&self, to: Bypass, reason: &str) -> Result<(), ControlError> {
+        let mut state = self.state();
+        let now = state.bypass();
+        state.set_bypass(to);
+        state.set_everything_dirty(Dirty::new(reason, Cause::Unknown, now_ms()));
+        drop(state);
+        if self.save_state().is_err() {
+            self.state().set_bypass(now);
+            return Err(ControlError::NotSaved);
+        }
         Ok(())
     }
 

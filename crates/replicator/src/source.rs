@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::error::{Class, ServerError, UNAUTHORIZED};
 
+/// Our own connections to the source, as mongod shows them.
+const APP_NAME: &str = "dualsync replicator";
 /// Longest wait for one answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
 /// What a read answers whose collection is dropped or renamed meanwhile (QueryPlanKilled, met on 6.0.5).
@@ -67,13 +69,16 @@ pub struct Connections {
     ends: HashSet<String>,
     /// Whether mongod sees our connections under the addresses that we have.
     direct: bool,
+    /// Operations that run now and may write; not our own.
+    pub running: HashSet<i64>,
 }
 
 impl Connections {
     /// Whether the connection whose near end is `via` is there. `None` when something on the way (a forwarder,
-    /// address translation) makes mongod see another end, so that nothing can be said.
+    /// address translation, a Unix socket) makes mongod see another end, so that nothing can be said.
     pub fn has(&self, via: &str) -> Option<bool> {
-        self.direct.then(|| self.ends.contains(via))
+        let has_address = via.contains(':');
+        (self.direct && has_address).then(|| self.ends.contains(via))
     }
 }
 
@@ -106,7 +111,7 @@ impl Source {
     /// `dials` lead to the servers that clients' connections lead to: the one of `uri`, or members of its set.
     pub async fn new(uri: &str, dials: &[Dial]) -> Result<Source, ServerError> {
         let mut options = ClientOptions::parse(uri).await?;
-        options.app_name = Some("dualsync replicator".to_owned());
+        options.app_name = Some(APP_NAME.to_owned());
         options.server_selection_timeout = Some(Duration::from_secs(5));
         // Less than the selection's time, so that its error is of now.
         options.heartbeat_freq = Some(Duration::from_secs(2));
@@ -213,18 +218,22 @@ impl Source {
             "aggregate": 1,
             "pipeline": [
                 {"$currentOp": {"allUsers": true, "idleConnections": true}},
-                {"$project": {"client": 1}},
+                {"$project": {
+                    "client": 1, "active": 1, "opid": 1, "op": 1, "appName": 1,
+                    "hello": {"$ifNull": ["$command.hello", {"$ifNull": ["$command.isMaster", "$command.ismaster"]}]},
+                }},
             ],
             "cursor": {},
         };
         let mut cursor = self.cursor("admin", command).await?;
-        let mut ends = HashSet::new();
+        let (mut ends, mut running) = (HashSet::new(), HashSet::new());
         while let Some(operation) = next(&mut cursor).await? {
+            running.extend(may_write(&operation));
             if let Ok(client) = operation.get_str("client") {
                 ends.insert(client.to_owned());
             }
         }
-        Ok(Connections { ends, direct })
+        Ok(Connections { ends, direct, running })
     }
 
     /// Asks the first of the servers that answers: they are reached the same way.
@@ -343,6 +352,17 @@ pub async fn takes_unauthenticated_commands(
         Err(error) if error.code == Some(UNAUTHORIZED) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The number of an operation that runs and may write, unless it is one of ours.
+fn may_write(operation: &RawDocumentBuf) -> Option<i64> {
+    let text = |key| operation.get_str(key).unwrap_or_default();
+    let writes = matches!(text("op"), "insert" | "update" | "remove" | "command" | "bulkWrite");
+    let runs = operation.get_bool("active").unwrap_or(true);
+    let is_hello = operation.get("hello").ok().flatten().is_some_and(|it| it.as_null().is_none());
+    let number = operation.get("opid").ok().flatten()?;
+    let number = number.as_i32().map(i64::from).or(number.as_i64())?;
+    (writes && runs && !is_hello && text("appName") != APP_NAME).then_some(number)
 }
 
 /// Whether mongod sees a connection that is made as the proxy makes them under the address that it has here.

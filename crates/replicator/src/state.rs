@@ -31,6 +31,21 @@ pub enum Desired {
     Stopped,
 }
 
+/// Whether writes pass without being captured, because somebody wants it so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Bypass {
+    /// No.
+    #[default]
+    Off,
+    /// By an order, which holds over restarts.
+    On,
+    /// Capture is back, and what passed before may still be at work on the source.
+    Ending,
+    /// By the configuration.
+    Configured,
+}
+
 /// Which namespaces are captured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Filter {
@@ -100,6 +115,8 @@ struct Content {
     version: u32,
     log_id: String,
     desired: Desired,
+    #[serde(default)]
+    bypass: Bypass,
     source_seen: bool,
     target_seen: bool,
     #[serde(default)]
@@ -211,6 +228,17 @@ impl State {
     pub fn set_desired(&mut self, desired: Desired) {
         self.changed |= self.content.desired != desired;
         self.content.desired = desired;
+    }
+
+    /// Whether capture is out of the way.
+    pub fn bypass(&self) -> Bypass {
+        self.content.bypass
+    }
+
+    /// Remembers whether capture is out of the way.
+    pub fn set_bypass(&mut self, bypass: Bypass) {
+        self.changed |= self.content.bypass != bypass;
+        self.content.bypass = bypass;
     }
 
     /// Whether the source has been looked at for documents from before.

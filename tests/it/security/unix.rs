@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use testkit::mongod::Options;
@@ -60,11 +61,13 @@ async fn a_write_whose_outcome_nobody_can_see_is_compared_later() -> Result<()> 
     .await?;
     killed_under_an_update(&mut stage).await?;
     stage.dualsync.wait_for_log("its namespaces are dirty", QUICK).await?;
-    wait_for("the namespace to be named", QUICK, async || {
+    wait_for("the namespace to be compared", Duration::from_secs(60), async || {
         let report = stage.dualsync.report().await?;
-        Ok(report["namespaces"]["dirty"].to_string().contains("shop.things").then_some(()))
+        Ok(report["namespaces"]["compared"].to_string().contains("shop.things").then_some(()))
     })
-    .await
+    .await?;
+    stage.assert_equal().await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -129,6 +129,7 @@ impl System for Program {
             namespaces: Namespaces { not_copied_yet: vec![orders], dirty: Vec::new(), compared: Vec::new() },
             not_replicated: BTreeMap::from([("createIndexes".into(), 4)]),
             worker: worker(WorkerState::BackingOff),
+            capture: CaptureState { state: CaptureMode::On, passing: 0 },
             last_sync: None,
             average_sync_ms: None,
             success_rate: None,
@@ -197,6 +198,20 @@ impl System for Program {
             since: at(4),
         };
         DeadLetters { total: 3, letters: (0..limit.min(3)).map(letter).collect() }
+    }
+
+    async fn capture(&self) -> CaptureState {
+        CaptureState { state: CaptureMode::On, passing: 0 }
+    }
+
+    async fn control_capture(&self, action: CaptureAction) -> Result<CaptureState, Refusal> {
+        match action {
+            CaptureAction::Bypass => Ok(CaptureState { state: CaptureMode::Bypassed, passing: 3 }),
+            CaptureAction::Resume => Err(Refusal::WrongState {
+                message: "capture is not bypassed".to_owned(),
+                action: "nothing to do".to_owned(),
+            }),
+        }
     }
 
     async fn control(&self, action: Action) -> Result<Worker, Refusal> {

@@ -14,6 +14,7 @@ const READS: &[&str] = &[
     "/api/sync/metrics",
     "/api/sync/queue",
     "/api/sync/worker",
+    "/api/sync/capture",
     "/api/sync/connections",
     "/api/sync/config",
     "/api/sync/full",
@@ -22,6 +23,8 @@ const READS: &[&str] = &[
 
 /// Changes: method, path, body, status for the admin token.
 const CHANGES: &[(&str, &str, &str, u16)] = &[
+    ("POST", "/api/sync/capture/control", r#"{"action":"bypass"}"#, 200),
+    ("POST", "/api/sync/capture/control", r#"{"action":"resume"}"#, 409),
     ("POST", "/api/sync/worker/control", r#"{"action":"pause"}"#, 200),
     ("POST", "/api/sync/worker/control", r#"{"action":"resume"}"#, 200),
     ("POST", "/api/sync/worker/control", r#"{"action":"resume"}"#, 409),
@@ -72,8 +75,18 @@ async fn who_may_ask_what() {
             }
         }
     }
-    let carried_out =
-        ["pause", "resume", "stop", "clear", "reset", "retry Ids([\"1\"])", "discard All", "retry All"];
+    let carried_out = [
+        "pause",
+        "resume",
+        "stop",
+        "clear",
+        "reset",
+        "full",
+        "confirm [\"shop.orders\"]",
+        "retry Ids([\"1\"])",
+        "discard All",
+        "retry All",
+    ];
     assert_eq!(port.program.orders(), carried_out, "only the admin's orders arrive, each once");
 }
 
@@ -103,6 +116,7 @@ async fn what_cannot_be_understood_is_answered_in_the_envelope() {
         ("GET", "/nothing", "", 404, "NOT_FOUND"),
         ("POST", "/api/sync/report", "", 405, "METHOD_NOT_ALLOWED"),
         ("DELETE", "/api/sync/health", "", 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "/api/sync/capture/control", r#"{"action":"fly"}"#, 400, "BAD_REQUEST"),
         ("POST", "/api/sync/worker/control", "", 400, "BAD_REQUEST"),
         ("POST", "/api/sync/worker/control", "{", 400, "BAD_REQUEST"),
         ("POST", "/api/sync/worker/control", r#"{"action":"fly"}"#, 400, "BAD_REQUEST"),
@@ -137,10 +151,13 @@ async fn the_report_has_the_promised_shape() {
         "namespaces": {
             "notCopiedYet": [{
                 "namespace": "shop.orders", "reason": "had documents before", "since": "1970-01-01T00:00:01Z",
+                "state": "waiting", "progress": null, "held": null,
             }],
             "dirty": [],
+            "compared": [],
         },
         "notReplicated": { "createIndexes": 4 },
+        "capture": { "state": "on", "passing": 0 },
         "worker": {
             "state": "backing-off", "since": "1970-01-01T00:00:00Z", "attempt": 0, "nextTryMs": null,
             "batchEntriesMax": 1000,

@@ -26,6 +26,7 @@ use super::{
     look::{Expect, Request, Way, late_way, look, look_inside},
 };
 use crate::{
+    bypass::Passing,
     held::{Held, Room},
     metrics::{Metrics, Reason},
     outstanding::ReplyTo,
@@ -167,13 +168,21 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
                 self.metrics.requests_hello.inc();
                 self.send_hello(request).await
             }
-            Way::Captured(class) => {
-                self.count(class);
-                self.send_captured(request, class).await
-            }
+            Way::Captured(class) => match self.pass() {
+                Some(passing) => self.send_unseen(request, passing).await,
+                None => {
+                    self.count(class);
+                    self.send_captured(request, class).await
+                }
+            },
             Way::NameComesLater => self.send_late_name(request).await,
             Way::Compressed => self.send_compressed(request).await,
         }
+    }
+
+    /// Whether a request that would be captured passes unseen, since capture is out of the way.
+    fn pass(&self) -> Option<Passing> {
+        self.watching.as_ref().and_then(|watching| watching.watcher.pass())
     }
 
     fn count(&self, class: Class) {

@@ -14,7 +14,7 @@ use std::{
 use bson::raw::RawDocument;
 use capture::{Capture, Orphan};
 use prometheus::Registry;
-use proxy::{Config, Listener, Metrics, Upstream, Watch};
+use proxy::{Bypass, Config, Listener, Metrics, Upstream, Watch};
 use record::{Namespace, Record};
 use synclog::{Call, Faults, Level, Lsn, SyncLog, Verdict};
 use tempfile::TempDir;
@@ -45,6 +45,7 @@ struct Seen {
     log: SyncLog,
     orphans: mpsc::Receiver<Orphan>,
     knobs: Arc<Knobs>,
+    bypass: Arc<Bypass>,
     _folder: TempDir,
 }
 
@@ -94,14 +95,16 @@ pub(crate) async fn capturing(change: impl FnOnce(&mut Config)) -> Stage {
         true
     };
     let capture = Capture::noting(capture::Config::default(), Box::new(note));
+    let bypass = Arc::new(Bypass::default());
     let watch = Watch {
         capture: capture.clone(),
         log: log.clone(),
         orphans: sender,
         entries: Arc::default(),
         level: Arc::new(move || *level.level.lock().unwrap()),
+        bypass: bypass.clone(),
     };
-    stage(change, Some((watch, Seen { capture, log, orphans, knobs, _folder: folder }))).await
+    stage(change, Some((watch, Seen { capture, log, orphans, knobs, bypass, _folder: folder }))).await
 }
 
 /// A proxy with two ports, which captures nothing; the peer is behind both.
@@ -183,6 +186,10 @@ impl Stage {
 
     fn knobs(&self) -> &Knobs {
         &self.seen.as_ref().unwrap().knobs
+    }
+
+    pub(crate) fn bypass(&self) -> &Bypass {
+        &self.seen.as_ref().unwrap().bypass
     }
 
     pub(crate) fn capture(&self) -> &Capture {

@@ -12,8 +12,9 @@ use wire::{
     hello::{self, Asked},
 };
 
-use super::{End, HELLO_BYTES_MAX, Request, Requests, Way, head_of, late_way, look_inside, more};
+use super::{End, Expect, HELLO_BYTES_MAX, Request, Requests, Way, head_of, late_way, look_inside, more};
 use crate::{
+    bypass::Passing,
     held::{OWN_BYTES, Room},
     outstanding::ReplyTo,
     watch::apart,
@@ -119,6 +120,13 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         let inside =
             apart(room.bytes(), || wire::inflate(self.head()?.bytes).map_err(|_| End::NotAFrame)).ok();
         let inner = inside.as_deref().and_then(|inside| look_inside(inside, |name| self.class(name)));
+        let expect = inner.map_or(request.expect, |inner| inner.expect);
+        if inner.is_none_or(|inner| matches!(inner.way, Way::Captured(_)))
+            && let Some(passing) = self.pass()
+        {
+            drop(room);
+            return self.send_unseen(Request { expect, ..request }, passing).await;
+        }
         match (inner, inside) {
             (Some(Request { way: Way::Captured(class), expect, .. }), Some(inside)) => {
                 self.count(class);
@@ -142,8 +150,27 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         if self.conversation.outstanding().has_write() { 0 } else { OWN_BYTES }
     }
 
+    /// Forwards a request that would be captured as it comes, while capture is out of the way.
+    pub(super) async fn send_unseen(&mut self, request: Request, passing: Passing) -> Result<(), End> {
+        self.metrics.requests_bypass.inc();
+        match request.expect {
+            // The end of a stream is not looked for: it counts as one whose connection is gone.
+            Expect::Stream => self.expect(request, ReplyTo::Plain),
+            expect => {
+                let silent = expect == Expect::Nothing;
+                self.conversation.outstanding().passing(request.id, silent, passing);
+            }
+        }
+        self.send_rest(request, 0).await
+    }
+
     /// Forwards a captured request that cannot be looked at; `sent` of its bytes have left.
     async fn send_unscanned(&mut self, request: Request, sent: usize) -> Result<(), End> {
+        if sent == 0
+            && let Some(passing) = self.pass()
+        {
+            return self.send_unseen(request, passing).await;
+        }
         let head = self.head()?.bytes;
         self.unsent = self.watching.as_ref().and_then(|watching| watching.unscanned(head));
         if self.unsent.is_none() {
