@@ -144,6 +144,11 @@ async fn the_report_has_the_promised_shape() {
     let expected = json!({
         "positions": { "appended": 40, "durable": 30, "applied": 20, "trimmed": 10 },
         "lag": { "entries": 3, "bytes": 400, "seconds": 1.5 },
+        "log": {
+            "level": "keys-only", "since": "1970-01-01T00:00:03Z", "fill": 0.93, "bound": "disk",
+            "entriesWithoutStatements": 4, "unrecordedWrites": 0,
+            "noted": { "everything": false, "namespaces": ["shop.orders"] },
+        },
         "counts": {
             "captured": 30, "replayed": 18, "converged": 2, "dirty": 0, "failed": 1, "deadLetters": 1,
             "inDoubt": { "contention": 2 },
