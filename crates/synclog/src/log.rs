@@ -3,7 +3,7 @@
 //! - a [`SyncLog`] is a cheap handle; the last one to go closes the log
 //! - two threads work beside the callers: one makes the next segment ahead, one syncs
 //! - locks, in the order in which they may be taken: `trimming`, `syncing`, cursor, `tail`, `segments`, `unsynced`, `ask`;
-//!   those of the notes are taken apart from these. Of these only `tail` is taken by `append`, and nobody syncs or deletes while holding it
+//!   those of the notes, and of what the maker has made, are taken apart from these or last. Of these only `tail` is taken by `append`, and nobody syncs or deletes while holding it
 
 mod life;
 
@@ -25,7 +25,7 @@ use crate::folder::{Folder, FolderLock};
 use crate::format::{BootId, LogId};
 use crate::index::Index;
 use crate::level::{Fill, Gauge, Level};
-use crate::patient::Patient;
+use crate::patient::{Patient, Turns};
 use crate::reader::Reader;
 use crate::reserve::{NoteLsn, Noted, Notes, Reserve};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -98,8 +98,8 @@ pub(crate) struct Shared {
     pub(crate) tail: Patient<Tail>,
     /// To the maker: a segment is wanted. Goes with `tail`.
     pub(crate) make: Condvar,
-    /// From the maker: it is there, or it failed. Goes with `tail`.
-    pub(crate) made: Condvar,
+    /// From the maker: it is there, or it failed.
+    pub(crate) made: Turns,
     pub(crate) appended: Notify,
     pub(crate) append_waiters: AtomicUsize,
 

@@ -63,7 +63,7 @@ pub(crate) fn run(shared: &Shared) {
         });
         tail.spare = made.map_or_else(Spare::Failed, Spare::Ready);
         tail.maker_late = false;
-        shared.made.notify_all();
+        shared.made.next();
     }
 }
 

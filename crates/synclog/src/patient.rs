@@ -1,10 +1,10 @@
 //! A lock around calls that a device may hang in: whoever waits gives up after a while, and whoever comes later gives
-//! up at once, until the device has answered.
+//! up at once, until the device has answered. And a way to wait for others that leaves such a lock free.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub(crate) struct Patient<T> {
@@ -42,5 +42,36 @@ impl<T> Patient<T> {
     /// Whether the one who has the lock is known to hang.
     pub(crate) fn is_hung(&self) -> bool {
         self.hung.load(Ordering::Relaxed) && self.lock_within(Duration::ZERO).is_none()
+    }
+}
+
+/// A count that can be waited for. Nobody does anything else while holding its lock: it is free at any time.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    turn: Mutex<u64>,
+    more: Condvar,
+}
+
+impl Turns {
+    pub(crate) fn turn(&self) -> u64 {
+        *self.turn.lock()
+    }
+
+    pub(crate) fn next(&self) {
+        *self.turn.lock() += 1;
+        self.more.notify_all();
+    }
+
+    /// Returns once there is a later turn than `seen`, or after `longest`.
+    pub(crate) fn wait_beyond(&self, seen: u64, longest: Duration) {
+        let deadline = Instant::now() + longest;
+        let mut turn = self.turn.lock();
+        while *turn <= seen {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            self.more.wait_for(&mut turn, left);
+        }
     }
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -426,4 +426,53 @@ fn a_device_that_hangs_in_an_append_holds_that_one_only() {
     });
     assert_eq!(log.append(3, &[&payload(3, 100)]).unwrap(), Lsn(3));
     check_all(&log, 100);
+}
+
+/// Whoever waits for a segment waits for that only, not for one who hangs in an append meanwhile.
+#[test]
+fn a_device_that_hangs_in_an_append_does_not_hold_who_waits_for_a_segment() {
+    let dir = scratch();
+    let (making, writing) = (Arc::new(Mutex::new(())), Arc::new(Mutex::new(())));
+    let (makes, writes) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let full = Arc::new(AtomicBool::new(false));
+    let mut config = small(dir.path());
+    config.hang_after = Duration::from_millis(300);
+    config.faults = Some(Faults::new({
+        let (making, writing, full) = (Arc::clone(&making), Arc::clone(&writing), Arc::clone(&full));
+        let (makes, writes) = (Arc::clone(&makes), Arc::clone(&writes));
+        move |call| {
+            let (device, count) = match call {
+                Call::Allocate => (&making, &makes),
+                Call::Write => (&writing, &writes),
+                _ => return Verdict::Pass,
+            };
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(device.lock().unwrap());
+            let refused = call == Call::Allocate && full.load(Ordering::SeqCst);
+            if refused { Verdict::Fail(ENOSPC) } else { Verdict::Pass }
+        }
+    }));
+    let (log, _) = open(&config);
+    full.store(true, Ordering::SeqCst);
+    while log.append(1, &[&[0; 100]]).is_ok() {}
+    full.store(false, Ordering::SeqCst);
+    let head = log.head();
+    let (slow_maker, slow_writer) = (making.lock().unwrap(), writing.lock().unwrap());
+    let (made, written) = (makes.load(Ordering::SeqCst), writes.load(Ordering::SeqCst));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| log.append(1, &[&[0; 100]]));
+        common::wait_for("the maker to be asked", || makes.load(Ordering::SeqCst) > made);
+        // A small record fits what is left.
+        let hangs = scope.spawn(|| log.append(2, &[b"x"]));
+        common::wait_for("an append to hang", || writes.load(Ordering::SeqCst) > written);
+        let deadline = Instant::now() + 20 * config.hang_after;
+        while !waits.is_finished() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let told = waits.is_finished();
+        drop((slow_maker, slow_writer));
+        assert!(told, "it waits for the one who hangs");
+        assert!(is_hung(&waits.join().unwrap()));
+        assert_eq!(hangs.join().unwrap().unwrap(), head);
+    });
 }

@@ -28,6 +28,8 @@ impl Shared {
     ) -> Result<MutexGuard<'a, Tail>, AppendError> {
         let mut asked = false;
         loop {
+            // Before all that is looked at: what changes after that is waited for no longer.
+            let turn = self.made.turn();
             self.healthy()?;
             if tail.closed {
                 return Err(AppendError::Closed);
@@ -50,8 +52,11 @@ impl Shared {
                 // A device that hangs must stop the others once at most.
                 Spare::Wanted if tail.maker_late => return Err(self.hangs()),
                 Spare::Wanted => {
-                    let waited = self.made.wait_for(&mut tail, self.config.hang_after);
-                    tail.maker_late = waited.timed_out() && matches!(tail.spare, Spare::Wanted);
+                    // Without the lock, and asked for like any other: somebody may come to hang in it meanwhile.
+                    drop(tail);
+                    self.made.wait_beyond(turn, self.config.hang_after);
+                    tail = self.take_tail()?;
+                    tail.maker_late = self.made.turn() == turn;
                 }
             }
         }

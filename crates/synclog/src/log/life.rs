@@ -17,7 +17,7 @@ use crate::folder::{Folder, disk, kernel_boot_id};
 use crate::format::{self, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::index::Index;
 use crate::level::{self, Gauge};
-use crate::patient::Patient;
+use crate::patient::{Patient, Turns};
 use crate::recover::{Recovery, recover};
 use crate::reserve::Reserve;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
@@ -80,7 +80,7 @@ impl SyncLog {
             head: AtomicU64::new(head.0),
             tail: Patient::new(Tail::new(first.as_ref(), bytes_max, gap_before)),
             make: Condvar::new(),
-            made: Condvar::new(),
+            made: Turns::default(),
             appended: Notify::new(),
             append_waiters: AtomicUsize::new(0),
             synced: AtomicU64::new(head.0),
@@ -106,9 +106,7 @@ impl SyncLog {
             // Nobody would sync or make segments any more, and nobody would know.
             if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
                 shared.poison(&format!("run {name}"), &io::Error::other("the thread panicked"));
-                // Whoever waits for a segment holds the lock up to that wait: none is missed.
-                drop(shared.tail.lock());
-                shared.made.notify_all();
+                shared.made.next();
             }
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
@@ -127,7 +125,7 @@ impl Owner {
         if let Some(closing) = closing.take() {
             shared.tail.lock().closed = true;
             shared.make.notify_all();
-            shared.made.notify_all();
+            shared.made.next();
             shared.ask.lock().stop = true;
             shared.wake.notify_all();
             for thread in closing.threads {
