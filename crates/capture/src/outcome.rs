@@ -39,6 +39,8 @@ pub(crate) enum Refusals {
     Several,
     /// Those, and whatever blames the request: one change, or a batch that could not be read.
     Single,
+    /// The same. What the command names may be gone by it.
+    Drop,
 }
 
 /// The statements of one command.
@@ -69,7 +71,7 @@ impl Job {
                 _ => batch.deleted(body),
             },
             Job::FindAndModify { ns, find } => found_and_modified(ns, find, body),
-            Job::Coarse { refusals: Refusals::Single, .. } => self.all(Doubt::Dropped),
+            Job::Coarse { refusals: Refusals::Drop, .. } => self.all(Doubt::Dropped),
             Job::Coarse { .. } => self.all(Doubt::Coarse),
             Job::Anywhere(_) | Job::Unreadable | Job::End(_) => Verdict::default(),
         };
@@ -143,7 +145,7 @@ impl Job {
             Job::Coarse { refusals, .. } | Job::Anywhere(refusals) => match refusals {
                 Refusals::Aggregate => false,
                 Refusals::Several => ABSENT.contains(&code),
-                Refusals::Single => ABSENT.contains(&code) || of_request,
+                Refusals::Single | Refusals::Drop => ABSENT.contains(&code) || of_request,
             },
             Job::Unreadable => UNREADABLE.contains(&code),
             Job::End(_) => false,

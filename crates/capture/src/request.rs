@@ -244,7 +244,7 @@ fn refusals(command: Command) -> Refusals {
     match command {
         Command::Aggregate | Command::GetMore => Refusals::Aggregate,
         Command::Insert | Command::Update | Command::Delete | Command::FindAndModify => Refusals::Single,
-        Command::Coarse(Coarse::Collection | Coarse::DropDatabase | Coarse::Rename) => Refusals::Single,
+        Command::Coarse(Coarse::Collection | Coarse::DropDatabase | Coarse::Rename) => Refusals::Drop,
         _ => Refusals::Several,
     }
 }
