@@ -50,6 +50,14 @@ pub(crate) struct CursorFile {
     value: Mutex<Option<Cursor>>,
 }
 
+/// How a log is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    InOrder,
+    /// Notes could not be put on disk: for the next open, that is a gap.
+    NotesLost,
+}
+
 #[derive(Debug)]
 struct State {
     file: File,
@@ -86,7 +94,7 @@ impl CursorFile {
             value: Mutex::new(value.clone()),
         };
         let mut state = started.state.lock();
-        started.write(&mut state, value.as_ref(), durable, false).map_err(&failed)?;
+        started.write(&mut state, value.as_ref(), durable, None).map_err(&failed)?;
         started.sync(&mut state).map_err(&failed)?;
         drop(state);
         Ok(started)
@@ -109,11 +117,11 @@ impl CursorFile {
         if state.pending.is_some() { self.sync(&mut state) } else { Ok(()) }
     }
 
-    /// The last slot of a log that is closed in order.
-    pub(crate) fn write_closed(&self, durable: Lsn) -> io::Result<()> {
+    /// The last slot.
+    pub(crate) fn write_last(&self, durable: Lsn, ending: Ending) -> io::Result<()> {
         let mut state = self.state.lock();
         let value = self.value();
-        self.write(&mut state, value.as_ref(), durable, true)?;
+        self.write(&mut state, value.as_ref(), durable, Some(ending))?;
         self.sync(&mut state)
     }
 
@@ -122,10 +130,12 @@ impl CursorFile {
         state: &mut State,
         cursor: Option<&Cursor>,
         durable: Lsn,
-        closed: bool,
+        ending: Option<Ending>,
     ) -> io::Result<()> {
         let generation = state.generation + 1;
-        let slot = Slot { id: self.id, generation, cursor: cursor.cloned(), durable, closed, gap: self.gap };
+        let closed = ending == Some(Ending::InOrder);
+        let gap = self.gap || ending == Some(Ending::NotesLost);
+        let slot = Slot { id: self.id, generation, cursor: cursor.cloned(), durable, closed, gap };
         let offset = (1 - state.synced_slot) * SLOT_BYTES;
         self.disk.write(&state.file, &[IoSlice::new(&slot.encode())], offset as u64)?;
         state.generation = generation;
@@ -164,7 +174,7 @@ impl Shared {
             return Err(CursorError::Closed);
         }
         let failed = |source| CursorError::Disk { path: self.folder.cursor(), source };
-        self.cursor.write(&mut state, Some(cursor), self.synced(), false).map_err(failed)?;
+        self.cursor.write(&mut state, Some(cursor), self.synced(), None).map_err(failed)?;
         *self.cursor.value.lock() = Some(cursor.clone());
         if sync == CursorSync::Now {
             self.cursor.sync(&mut state).map_err(|error| self.poison("sync the cursor", &error))?;

@@ -4,6 +4,7 @@
 //! - published is what the head was before the sync began; names of new segments are synced before their records count
 //! - a failed sync poisons the log for this process: afterwards nobody knows what the disk holds, and a second sync
 //!   would report success for pages that the kernel has given up
+//! - notes are synced every `flush_interval` whatever the durability, and in a poisoned log, too: they are for it
 //!
 //! Not here: `sync_file_range`. The sync every 8 MiB keeps the backlog of dirty pages small as well.
 
@@ -35,22 +36,14 @@ pub(crate) struct Ask {
     pub(crate) stop: bool,
 }
 
-/// Runs until the log is closed or poisoned; syncs a last time when it is closed.
+/// Runs until the log is closed; syncs a last time then. In a poisoned log it goes on for the notes.
 pub(crate) fn run(shared: &Shared) {
     loop {
         let due = shared.wait_until_due();
-        // Notes are for a log that takes no more records: they do not depend on it.
-        let synced = if due.sync { shared.sync_now() } else { Ok(()) };
-        if due.sync {
-            shared.reserve.sync_pending();
-        }
-        if synced.is_err() {
-            return;
-        }
-        if let Err(error) = shared.cursor.sync_pending() {
-            shared.poison("sync the cursor", &error);
-            return;
-        }
+        // The first that fails poisons; afterwards nothing but notes is synced.
+        let _ = shared.sync_records(&due);
+        // What does not get to the disk is tried again next time.
+        let _ = shared.reserve.sync_pending();
         if due.stop {
             return;
         }
@@ -96,6 +89,14 @@ impl Shared {
         self.wake.notify_one();
     }
 
+    fn sync_records(&self, due: &Due) -> Result<(), Poisoned> {
+        self.healthy()?;
+        if due.sync {
+            self.sync_now()?;
+        }
+        self.cursor.sync_pending().map_err(|error| self.poison("sync the cursor", &error))
+    }
+
     /// Syncs everything that is appended, on the caller's thread.
     pub(crate) fn sync_now(&self) -> Result<(), Poisoned> {
         let _one = self.syncing.lock();
@@ -137,7 +138,8 @@ impl Shared {
         let deadline = Instant::now() + self.config.flush_interval;
         let mut ask = self.ask.lock();
         loop {
-            let waited_for = ask.wanted > self.synced() && self.head() > self.synced();
+            let more = self.head() > self.synced() && self.healthy().is_ok();
+            let waited_for = more && ask.wanted > self.synced();
             if ask.stop || ask.nudged || waited_for {
                 ask.nudged = false;
                 return Due { sync: true, stop: ask.stop };

@@ -121,7 +121,7 @@ pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Resul
         cursor: loaded,
     };
     if recovery.unfinished {
-        recovery.gaps.push("an earlier start found a gap and did not get to its end".to_owned());
+        recovery.gaps.push("an earlier start found a gap and did not get to its end, or an earlier run could not keep its notes".to_owned());
     }
     if !listing.damaged.is_empty() {
         recovery.note(format!("{} damaged files of earlier starts lie in the folder", listing.damaged.len()));

@@ -3,7 +3,7 @@
 //! - a note is as durable as a record: it survives the death of this process when [`SyncLog::note`] returns, and that of
 //!   the host after the next sync. It goes into blocks that the file has already
 //! - what cannot be noted becomes the flag *everything*, in the header, which is its own sector. If the disk refuses that
-//!   as well, it is kept in memory, and the error says so
+//!   as well, it is kept in memory, and the error says so; it is tried again at every sync, and at last by the cursor
 //! - anything in the file that is not whole reads as *everything*, and so does a file that is gone
 //! - two halves: notes are added to one; the other is wiped when none of its notes counts any more. What counts is never
 //!   written over
@@ -93,6 +93,8 @@ struct State {
     unsynced: bool,
     /// A write of the header failed: what it says now is not known. Nothing is noted before it is written again.
     unsure: bool,
+    /// The header says everything, as far as it was written and no sync has failed since.
+    says_everything: bool,
     closed: bool,
 }
 
@@ -191,7 +193,7 @@ impl Reserve {
     }
 
     fn flag_everything(&self, state: &mut State, number: u64) -> Result<(), NoteError> {
-        if state.everything.is_none() {
+        if !state.says_everything {
             let header = Header { everything: true, ..self.header(state) };
             if let Err(source) = self.write_header(state, &header) {
                 self.lose();
@@ -215,26 +217,45 @@ impl Reserve {
         let Some(file) = &state.file else { return Err(io::Error::other("there was no space for it yet")) };
         let written = self.disk.write(file, &[IoSlice::new(&header.encode())], 0);
         state.unsure = written.is_err();
+        state.says_everything = header.everything && written.is_ok();
         state.unsynced = true;
         written
     }
 
-    /// Puts on disk what was noted since the last time.
-    pub(crate) fn sync_pending(&self) {
-        let Ok(mut state) = self.take() else { return };
-        let (Some(file), true) = (state.file.clone(), std::mem::take(&mut state.unsynced)) else { return };
+    /// Puts on disk what was noted since the last time, and *everything* where that is known in memory only: the disk
+    /// may work again. After an error it is still to be done.
+    pub(crate) fn sync_pending(&self) -> Result<(), NoteError> {
+        let mut state = self.take()?;
+        let header = self.header(&state);
+        if header.everything && !state.says_everything {
+            self.write_header(&mut state, &header).map_err(|source| self.failed(source))?;
+        }
+        let (Some(file), true) = (state.file.clone(), std::mem::take(&mut state.unsynced)) else {
+            return Ok(());
+        };
         drop(state);
-        if self.disk.sync_file(&file).is_err() {
+        self.disk.sync_file(&file).map_err(|source| {
             // It survives this process; whether it survives the host nobody knows.
             self.lose();
-        }
+            if let Ok(mut state) = self.take() {
+                state.says_everything = false;
+            }
+            self.failed(source)
+        })
     }
 
-    /// No more notes: the next process may have the folder.
-    pub(crate) fn close(&self) {
-        if let Ok(mut state) = self.take() {
-            state.closed = true;
+    /// No more notes: the next process may have the folder. After an error, something that was noted is not on disk.
+    pub(crate) fn close(&self) -> Result<(), NoteError> {
+        let mut state = self.take()?;
+        state.closed = true;
+        let missing = state.file.is_none();
+        drop(state);
+        if missing && !self.path.exists() {
+            // That says everything, too.
+            return Ok(());
         }
+        // The second time, what could not be put on disk has become *everything*.
+        self.sync_pending().or_else(|_| self.sync_pending())
     }
 
     pub(crate) fn lose(&self) {

@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::{crash_copy, fill, flip, open, scratch, small, small_disk, take_space, wait_for};
-use synclog::{Call, Config, Faults, NoteError, Noted, SyncLog, Verdict};
+use synclog::{Call, Change, Config, Durability, Faults, NoteError, Noted, SyncLog, Verdict};
 
 fn told(log: &SyncLog) -> (bool, Vec<String>) {
     let notes = log.notes();
@@ -301,6 +302,114 @@ fn a_device_that_hangs_in_a_note_or_an_append_is_everything_at_once() {
         wait_for("the device to answer", || log.note(b"x").is_ok());
         log.clear_notes(log.notes().upto).unwrap();
         assert_eq!(told(&log), only(&[]));
+    }
+}
+
+/// What only memory knew gets to the disk as soon as that works again, and at the close.
+#[test]
+fn what_was_lost_is_told_once_the_disk_works_again() {
+    for closes in [false, true] {
+        let dir = scratch();
+        let broken = Arc::new(AtomicBool::new(false));
+        let mut config = small(dir.path());
+        config.flush_interval = Duration::from_millis(if closes { 3_600_000 } else { 10 });
+        let breaks = Arc::clone(&broken);
+        config.faults = Some(Faults::new(move |call| match call {
+            Call::Write if breaks.load(Ordering::SeqCst) => Verdict::Fail(5),
+            _ => Verdict::Pass,
+        }));
+        let (log, _) = open(&config);
+        broken.store(true, Ordering::SeqCst);
+        assert!(matches!(log.note(b"lost"), Err(NoteError::Disk { .. })));
+        broken.store(false, Ordering::SeqCst);
+        if closes {
+            log.close().unwrap();
+            let (log, found) = open(&config);
+            assert!(log.notes().everything && found.gap.is_none(), "{found:?}");
+        } else {
+            wait_for("the next sync", || after_a_crash(&config, dir.path()).0.notes().everything);
+        }
+    }
+}
+
+/// Where the reserve cannot be written even at the close, the cursor tells.
+#[test]
+fn what_the_reserve_cannot_keep_is_a_gap_for_the_next_open() {
+    for poisoned in [false, true] {
+        let dir = scratch();
+        let fails = Arc::new(AtomicU32::new(0));
+        let fails_sync = Arc::new(AtomicBool::new(false));
+        let mut config = small(dir.path());
+        config.flush_interval = Duration::from_secs(3600);
+        config.faults = Some(Faults::new({
+            let (fails, fails_sync) = (Arc::clone(&fails), Arc::clone(&fails_sync));
+            move |call| {
+                let flusher = std::thread::current().name() == Some("synclog-flush");
+                let left = fails.load(Ordering::SeqCst);
+                if call == Call::Write && left > 0 {
+                    fails.fetch_sub(u32::from(!flusher), Ordering::SeqCst);
+                    return Verdict::Fail(5);
+                }
+                if call == Call::SyncFile && fails_sync.swap(false, Ordering::SeqCst) {
+                    return Verdict::Fail(5);
+                }
+                Verdict::Pass
+            }
+        }));
+        let (log, _) = open(&config);
+        fill(&log, 3, 10);
+        fails_sync.store(poisoned, Ordering::SeqCst);
+        // The note, the flag for it, and that flag at the close, twice.
+        fails.store(4, Ordering::SeqCst);
+        assert!(matches!(log.note(b"lost"), Err(NoteError::Disk { .. })));
+        assert_eq!(log.close().is_err(), poisoned);
+        assert_eq!(fails.load(Ordering::SeqCst), 0);
+        let (log, found) = open(&config);
+        assert!(found.gap.is_some() && !found.clean, "{found:?}");
+        assert_eq!(log.head().0, 4);
+    }
+}
+
+/// Notes get to the disk in each interval: with any durability, in a poisoned log, and what was found at the open.
+#[test]
+fn notes_are_synced_whatever_the_log_does() {
+    for durability in [Durability::Process, Durability::Journal] {
+        let dir = scratch();
+        let mut config = small(dir.path());
+        config.durability = durability;
+        config.flush_interval = Duration::from_millis(10);
+        let (synced, fails) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, fail) = (Arc::clone(&synced), Arc::clone(&fails));
+        let path = reserve(&config);
+        config.faults = Some(
+            Faults::new(move |call| match call {
+                Call::SyncFile if fail.swap(false, Ordering::SeqCst) => Verdict::Fail(5),
+                _ => Verdict::Pass,
+            })
+            .with_witness(move |change| {
+                let inode =
+                    std::fs::metadata(&path).map_or(0, |meta| std::os::unix::fs::MetadataExt::ino(&meta));
+                if matches!(change, Change::Synced { file } if file == inode) {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            }),
+        );
+        let more = |what: &str, begin: &dyn Fn()| {
+            let before = synced.load(Ordering::SeqCst);
+            begin();
+            wait_for(what, || synced.load(Ordering::SeqCst) > before);
+        };
+        let (log, _) = open(&config);
+        more("a note", &|| drop(log.note(b"one")));
+        log.close().unwrap();
+        let opened = Mutex::new(None);
+        more("notes of an earlier run", &|| *opened.lock().unwrap() = Some(open(&config).0));
+        let log = opened.into_inner().unwrap().unwrap();
+        if durability == Durability::Journal {
+            fails.store(true, Ordering::SeqCst);
+            wait_for("the log to be poisoned", || log.append(0, &[b"x"]).is_err());
+            more("a note in a poisoned log", &|| drop(log.note(b"two")));
+        }
     }
 }
 

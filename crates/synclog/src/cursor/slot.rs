@@ -24,7 +24,7 @@ pub(crate) struct Slot {
     pub(crate) durable: Lsn,
     /// The log was closed in order; nothing was written after this.
     pub(crate) closed: bool,
-    /// A recovery found a gap. It holds until a segment is there that is flagged.
+    /// A recovery found a gap, until a segment is there that is flagged; or the log was closed, and notes could not be kept.
     pub(crate) gap: bool,
 }
 

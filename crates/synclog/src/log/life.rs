@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::{Closing, Owner, Segment, Shared, SyncLog};
 use crate::append::{self, Tail};
 use crate::config::Config;
-use crate::cursor::CursorFile;
+use crate::cursor::{CursorFile, Ending};
 use crate::disk::Disk;
 use crate::error::{OpenError, Poisoned};
 use crate::flush;
@@ -133,7 +133,6 @@ impl Owner {
                 let _ = thread.join();
             }
             shared.finish();
-            shared.reserve.close();
         }
         shared.healthy()
     }
@@ -158,8 +157,13 @@ impl Shared {
             let _ = self.disk.remove(&self.folder.spare());
         }
         drop(tail);
-        if self.poisoned.get().is_none()
-            && let Err(error) = self.cursor.write_closed(self.synced())
+        let ending = match self.reserve.close() {
+            Ok(()) => Ending::InOrder,
+            Err(_) => Ending::NotesLost,
+        };
+        // A poisoned log was not closed in order. That notes are missing must be said there, too.
+        if (self.poisoned.get().is_none() || ending == Ending::NotesLost)
+            && let Err(error) = self.cursor.write_last(self.synced(), ending)
         {
             self.poison("write the cursor", &error);
         }

@@ -130,6 +130,7 @@ impl Reserve {
         self.disk.write(&file, &[IoSlice::new(&header.encode())], 0)?;
         self.disk.sync_file(&file)?;
         state.file = Some(Arc::new(file));
+        state.says_everything = header.everything;
         Ok(())
     }
 
@@ -168,6 +169,8 @@ impl Reserve {
             state.active = 1;
         }
         state.file = Some(Arc::new(file));
+        // The process before may have died before it synced them.
+        state.unsynced = true;
         if header.everything || damaged {
             let number = state.number();
             // Not on disk, it is found again by the next one who reads the damage.
