@@ -43,7 +43,6 @@ pub(crate) struct Tail {
     pub(crate) spare: Spare,
     /// An append has waited in vain for the spare: the others do not, until it is there.
     pub(crate) maker_late: bool,
-    pub(crate) closed: bool,
 }
 
 /// The segment that is written to.
@@ -65,7 +64,6 @@ impl Tail {
             unsynced_bytes: 0,
             spare: Spare::Wanted,
             maker_late: false,
-            closed: false,
         }
     }
 

@@ -160,6 +160,9 @@ impl Shared {
         }
         // What this cursor needs is not trimmed while it is stored.
         let _no_trim = self.trimming.lock();
+        if self.is_closed() {
+            return Err(CursorError::Closed);
+        }
         let (applied, first, head) = (cursor.applied, self.trimmed(), self.head());
         if applied < first || applied > head {
             return Err(CursorError::Outside { applied, first, head });

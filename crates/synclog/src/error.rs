@@ -180,6 +180,9 @@ pub enum TrimError {
         /// What the system said.
         source: io::Error,
     },
+    /// [`crate::SyncLog::close`] was called.
+    #[error("the log is closed")]
+    Closed,
 }
 
 /// Why a cursor was not stored. The one before it still holds.

@@ -28,7 +28,7 @@ use crate::level::{Fill, Gauge, Level};
 use crate::patient::{Patient, Turns};
 use crate::reader::Reader;
 use crate::reserve::{NoteLsn, Noted, Notes, Reserve};
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
@@ -94,6 +94,8 @@ pub(crate) struct Shared {
     pub(crate) trim_upto: AtomicU64,
     pub(crate) gauge: Gauge,
 
+    /// Set while `tail` is held, unless the one who has that hangs: no record is begun afterwards.
+    pub(crate) closed: AtomicBool,
     pub(crate) head: AtomicU64,
     pub(crate) tail: Patient<Tail>,
     /// To the maker: a segment is wanted. Goes with `tail`.
@@ -124,7 +126,7 @@ struct Owner {
 #[derive(Debug)]
 struct Closing {
     threads: Vec<JoinHandle<()>>,
-    _lock: FolderLock,
+    lock: FolderLock,
 }
 
 impl SyncLog {
@@ -242,6 +244,9 @@ impl SyncLog {
     /// Ends the log in order: no more appends, a last sync, both threads ended, the folder free for another process.
     ///
     /// Later calls do nothing and tell the same. Readers may go on.
+    ///
+    /// While the disk holds an append for longer than [`Config::hang_after`], the log takes nothing more, but is not
+    /// closed: the error says so, the folder stays locked, and a later call tries again.
     pub fn close(&self) -> Result<(), Poisoned> {
         self.owner.close()
     }
@@ -281,7 +286,7 @@ impl Shared {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.tail.lock().closed
+        self.closed.load(Ordering::SeqCst)
     }
 
     pub(crate) fn healthy(&self) -> Result<(), Poisoned> {

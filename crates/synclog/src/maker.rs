@@ -42,7 +42,7 @@ pub(crate) enum Full {
 /// Runs until the log is closed.
 pub(crate) fn run(shared: &Shared) {
     let mut tail = shared.tail.lock();
-    while !tail.closed {
+    while !shared.is_closed() {
         if !matches!(tail.spare, Spare::Wanted) {
             let waited = shared.make.wait_for(&mut tail, LOOK_INTERVAL);
             if waited.timed_out() {

@@ -19,6 +19,9 @@ use crate::sync::atomic::Ordering;
 impl Shared {
     pub(crate) fn trim(&self, upto: Lsn) -> Result<(), TrimError> {
         let _one = self.trimming.lock();
+        if self.is_closed() {
+            return Err(TrimError::Closed);
+        }
         let applied = self.cursor.durable_applied();
         if upto > applied {
             return Err(TrimError::NotCovered { upto, applied });
@@ -42,6 +45,9 @@ impl Shared {
 
     fn delete_below(&self, upto: Lsn) -> Result<(), TrimError> {
         while let Some((oldest, next)) = self.oldest_below(upto) {
+            if self.is_closed() {
+                return Err(TrimError::Closed);
+            }
             if !self.is_named(&next) && (self.sync_now().is_err() || !self.is_named(&next)) {
                 // After a power loss, neither of both might be there.
                 return Ok(());
@@ -69,7 +75,7 @@ impl Shared {
     /// Begins a segment if the last one holds nothing but what is below `upto`, and if a spare is there.
     fn leave_full_segment(&self, upto: Lsn) -> bool {
         let Some(mut tail) = self.tail.lock_within(self.config.hang_after) else { return false };
-        if tail.closed
+        if self.is_closed()
             || tail.last.is_none()
             || tail.is_empty()
             || upto < self.head()

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::{fill, open, payload, read, read_through, scratch, segments, small};
 use synclog::{
-    AppendError, Call, Config, Cursor, CursorError, CursorSync, Faults, Lsn, ReadError, SyncLog, Verdict,
+    AppendError, Call, Config, Cursor, CursorError, CursorSync, Faults, Lsn, OpenError, ReadError, SyncLog,
+    TrimError, Verdict,
 };
 
 const ENOSPC: i32 = 28;
@@ -475,4 +476,79 @@ fn a_device_that_hangs_in_an_append_does_not_hold_who_waits_for_a_segment() {
         assert!(is_hung(&waits.join().unwrap()));
         assert_eq!(hangs.join().unwrap().unwrap(), head);
     });
+}
+
+/// A close does not wait for an append that the disk does not answer; the folder stays ours until it has.
+#[tokio::test]
+async fn a_close_beside_an_append_that_hangs_says_so_and_can_be_repeated() {
+    let dir = scratch();
+    let mut config = small(dir.path());
+    let (device, asked) = hanging(&mut config, Call::Write);
+    let (log, _) = open(&config);
+    fill(&log, 1, 100);
+    let cursor = Cursor { applied: Lsn(2), data: vec![] };
+    let runtime = tokio::runtime::Handle::current();
+    let hanging = device.lock().unwrap();
+    let before = asked.load(Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| log.append(2, &[&payload(2, 100)]));
+        common::wait_for("an append to hang", || asked.load(Ordering::SeqCst) > before);
+        let closing = scope.spawn(|| {
+            let closed = log.close();
+            // Nor do those who only want to know whether it is closed.
+            let stored = log.store_cursor(&cursor, CursorSync::Now);
+            (closed, stored, runtime.block_on(log.wait_durable(Lsn(9))))
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !closing.is_finished() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let told = closing.is_finished();
+        let locked = matches!(SyncLog::open(small(dir.path())), Err(OpenError::Locked { .. }));
+        drop(hanging);
+        assert!(told, "it waits for the device");
+        assert!(locked, "the append may still write to the folder");
+        let (closed, stored, waited) = closing.join().unwrap();
+        assert!(closed.unwrap_err().to_string().contains("not closed in order"));
+        assert!(matches!(stored, Err(CursorError::Closed)), "{stored:?}");
+        assert!(waited.is_err());
+        assert_eq!(held.join().unwrap().unwrap(), Lsn(2));
+    });
+    assert!(matches!(log.append(0, &[b"x"]), Err(AppendError::Closed)));
+    log.close().unwrap();
+    let (log, found) = open(&small(dir.path()));
+    assert!(found.clean && found.head == Lsn(3), "{found:?}");
+    check_all(&log, 100);
+}
+
+/// What is under way when the log is closed ends before another process may have the folder; later calls are refused.
+#[test]
+fn a_close_waits_for_a_trim_and_a_clearing_and_refuses_later_ones() {
+    let dir = scratch();
+    let mut config = small(dir.path());
+    let (device, asked) = hanging(&mut config, Call::Remove);
+    let (log, _) = open(&config);
+    fill(&log, 200, 100);
+    let cursor = Cursor { applied: Lsn(200), data: vec![] };
+    log.store_cursor(&cursor, CursorSync::Now).unwrap();
+    let upto = log.notes().upto;
+    let hanging = device.lock().unwrap();
+    let before = asked.load(Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let trims = scope.spawn(|| log.trim(Lsn(200)));
+        common::wait_for("the trim to hang", || asked.load(Ordering::SeqCst) > before);
+        let closes = scope.spawn(|| log.close());
+        common::wait_for("the log to be closing", || matches!(log.append(0, &[]), Err(AppendError::Closed)));
+        assert!(matches!(SyncLog::open(small(dir.path())), Err(OpenError::Locked { .. })));
+        drop(hanging);
+        assert!(matches!(trims.join().unwrap(), Err(TrimError::Closed)));
+        closes.join().unwrap().unwrap();
+    });
+    let before = segments(&config.dir).len();
+    assert!(matches!(log.trim(Lsn(200)), Err(TrimError::Closed)));
+    assert!(log.clear_notes(upto).is_err());
+    assert_eq!(segments(&config.dir).len(), before);
+    let (log, found) = open(&small(dir.path()));
+    assert!(found.clean && found.gap.is_none(), "{found:?}");
+    assert_eq!(read(&log, Lsn::ZERO).unwrap().last().unwrap().lsn, Lsn(200));
 }

@@ -31,7 +31,7 @@ impl Shared {
             // Before all that is looked at: what changes after that is waited for no longer.
             let turn = self.made.turn();
             self.healthy()?;
-            if tail.closed {
+            if self.is_closed() {
                 return Err(AppendError::Closed);
             }
             if tail.has_room(bytes) {

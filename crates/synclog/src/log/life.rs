@@ -20,7 +20,7 @@ use crate::level::{self, Gauge};
 use crate::patient::{Patient, Turns};
 use crate::recover::{Recovery, recover};
 use crate::reserve::Reserve;
-use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, RwLock, thread};
 use crate::{maker, wall_ms};
 
@@ -77,6 +77,7 @@ impl SyncLog {
             trimming: Mutex::default(),
             trim_upto: AtomicU64::new(0),
             gauge,
+            closed: AtomicBool::new(false),
             head: AtomicU64::new(head.0),
             tail: Patient::new(Tail::new(first.as_ref(), bytes_max, gap_before)),
             make: Condvar::new(),
@@ -93,7 +94,7 @@ impl SyncLog {
             config,
         });
         // From here on the owner's drop ends whatever has been started.
-        let closing = Closing { threads: Vec::new(), _lock: folder_lock };
+        let closing = Closing { threads: Vec::new(), lock: folder_lock };
         let log = SyncLog { owner: Arc::new(Owner { shared, closing: Mutex::new(Some(closing)) }) };
         log.start("synclog-flush", flush::run)?;
         log.start("synclog-make", maker::run)?;
@@ -122,16 +123,22 @@ impl Owner {
     pub(super) fn close(&self) -> Result<(), Poisoned> {
         let mut closing = self.closing.lock();
         let shared = &self.shared;
+        if closing.is_some() {
+            let tail = shared.tail.lock_within(shared.config.hang_after);
+            shared.closed.store(true, Ordering::SeqCst);
+            if tail.is_none() {
+                return Err(shared.not_in_order());
+            }
+        }
         if let Some(closing) = closing.take() {
-            shared.tail.lock().closed = true;
-            shared.make.notify_all();
-            shared.made.next();
-            shared.ask.lock().stop = true;
-            shared.wake.notify_all();
+            shared.stop();
             for thread in closing.threads {
                 // A panic in there has poisoned the log already.
                 let _ = thread.join();
             }
+            // Whoever deletes or wipes still does so in a folder that is ours.
+            let _no_trim = shared.trimming.lock();
+            let _no_clear = shared.reserve.no_clearing();
             shared.finish();
         }
         shared.healthy()
@@ -142,10 +149,30 @@ impl Drop for Owner {
     fn drop(&mut self) {
         // Whoever wants to know calls `close`.
         let _ = self.close();
+        if let Some(closing) = self.closing.lock().take() {
+            // One of the threads hangs in a write: until this process ends, nobody else may have the folder.
+            std::mem::forget(closing.lock);
+            self.shared.stop();
+        }
     }
 }
 
 impl Shared {
+    /// Both threads end as soon as they can.
+    fn stop(&self) {
+        self.make.notify_all();
+        self.made.next();
+        self.ask.lock().stop = true;
+        self.wake.notify_all();
+    }
+
+    fn not_in_order(&self) -> Poisoned {
+        let after = self.config.hang_after.as_millis();
+        Poisoned {
+            reason: format!("it is not closed in order: its disk has not answered for {after} ms").into(),
+        }
+    }
+
     /// After both threads have ended: gives back reserved space and says, on disk, that the log was closed.
     fn finish(&self) {
         let tail = self.tail.lock();

@@ -10,15 +10,21 @@ use bytes::Bytes;
 use super::page::Header;
 use super::{Half, Live, NoteLsn, Reserve, State};
 use crate::error::NoteError;
+use crate::sync::MutexGuard;
 
 impl Reserve {
     /// Forgets what was wanted before `upto` only.
     pub(crate) fn clear(&self, upto: NoteLsn) -> Result<(), NoteError> {
-        let _one = self.clearing.lock();
+        let _one = self.no_clearing();
         self.clear_one_half(upto)?;
         let shut = self.take().is_ok_and(|state| state.halves[state.active].shut);
         // The other one is clean now.
         if shut { self.clear_one_half(upto) } else { Ok(()) }
+    }
+
+    /// Waits for one that is going on, and holds up the next.
+    pub(crate) fn no_clearing(&self) -> MutexGuard<'_, ()> {
+        self.clearing.lock()
     }
 
     fn clear_one_half(&self, upto: NoteLsn) -> Result<(), NoteError> {
