@@ -163,6 +163,11 @@ async fn the_report_has_the_promised_shape() {
         },
         "notReplicated": { "createIndexes": 4 },
         "capture": { "state": "on", "passing": 0 },
+        "log": {
+            "level": "keys-only", "fill": 0.93, "bound": "disk", "since": "1970-01-01T00:00:03Z",
+            "entriesWithoutStatements": 4, "unrecordedWrites": 0,
+            "noted": { "everything": false, "namespaces": ["shop.orders"] },
+        },
         "worker": {
             "state": "backing-off", "since": "1970-01-01T00:00:00Z", "attempt": 0, "nextTryMs": null,
             "batchEntriesMax": 1000,
