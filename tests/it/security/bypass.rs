@@ -10,7 +10,7 @@ use testkit::{Dualsync, Mongod, wait_for};
 
 use super::{TEST_COMMANDS, slow_update};
 use crate::startup::QUICK;
-use crate::support::{Source, Stage};
+use crate::support::{NOT_COMPARED, Source, Stage};
 
 async fn order(dualsync: &Dualsync, action: &str) -> Result<(u16, Value)> {
     let body = json!({ "action": action }).to_string();
@@ -47,7 +47,8 @@ async fn writes_pass_unseen_over_restarts_and_are_compared_in_the_end() -> Resul
     let args = TEST_COMMANDS.map(str::to_owned).to_vec();
     let mongod = Mongod::launch(Options { args, ..Options::default() }).await?;
     let mut stage = Stage::start_with(Source::Standalone(mongod), |builder| {
-        builder.expect_warning("capture is bypassed").expect_warning("is dirty")
+        let (name, value) = NOT_COMPARED;
+        builder.env(name, value).expect_warning("capture is bypassed").expect_warning("is dirty")
     })
     .await?;
     // One that is under way when capture is switched off ends as a captured one.
@@ -84,6 +85,10 @@ async fn writes_pass_unseen_over_restarts_and_are_compared_in_the_end() -> Resul
     let state = stage.dualsync.admin_get("/api/sync/capture").await?;
     ensure!(state["state"] == "bypassed", "{state:#}");
     ensure!(is_dirty(&stage.dualsync).await?, "a kill has made it forget what is missed");
+
+    // From here on everything is compared, again and again: also before the last write that passes has ended.
+    stage.dualsync.set_env(NOT_COMPARED.0, "50000");
+    stage.dualsync.restart().await?;
     let things = stage.dualsync.client().await?.database("shop").collection::<Document>("things");
     things.delete_one(doc! { "_id": 3 }).await?;
 
