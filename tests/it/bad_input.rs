@@ -22,6 +22,7 @@ use raw::{CHECKSUM_PRESENT, OP_COMPRESSED, OP_MSG, Socket, answer, body, frame, 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_frames_are_answered_as_by_mongod() -> Result<()> {
     let stage = Stage::start(Source::standalone().await?).await?;
+    stage.dualsync.expect_warning("a client is turned away: it speaks TLS");
     let mongod = Mongod::standalone().await?;
     let other = OtherClient::start(&stage);
     let silent = silent_clients(&stage).await?;

@@ -15,7 +15,10 @@ use crate::support::{NOT_COMPARED, Source, Stage};
 /// A stage whose log takes 100 entries, with the worker paused: the target is away, as far as the log can tell. What is
 /// dirty stays it, until [`Stage::mend`].
 async fn paused(source: Source) -> Result<Stage> {
-    let stage = Stage::start_with(source, |builder| builder.env("DUALSYNC_LOG_MAX_ENTRIES", "100")).await?;
+    let stage = Stage::start_with(source, |builder| {
+        builder.env("DUALSYNC_LOG_MAX_ENTRIES", "100").env(NOT_COMPARED.0, NOT_COMPARED.1)
+    })
+    .await?;
     stage.dualsync.expect_warning("the sync log is");
     pause(&stage.dualsync).await?;
     Ok(stage)
