@@ -1,6 +1,7 @@
 //! The bound on bytes that are held to be looked at, over all sessions.
 //!
 //! - counted as they arrive, not as they are announced: a client that promises 48 MB and sends nothing takes no room
+//!   (what a compressed frame is inside counts once that is whole)
 //! - what a session holds first is its own ([`OWN_BYTES`]): small writes never wait
 //! - full means: wait a little, then say no; the frame goes on unscanned
 //! - a frame may take as long as it likes while there is room for all; once it has had its time, it gives its room up

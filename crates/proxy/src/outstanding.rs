@@ -3,6 +3,8 @@
 //! - mongod executes one request of a connection at a time and answers in order (`wire-facts.md` 3): a reply to one
 //!   request proves that all before it have ended
 //! - request ids mean nothing by themselves: clients may repeat them. The oldest request of that id is meant
+//! - whether a request gets a reply is not known of what could not be looked into: its reply is taken if it comes, and a
+//!   fence follows it before anything else, so that no other's reply is taken for it
 //! - a streamed reply answers the reply before it, not the request (`wire-facts.md` 2.2)
 //!
 //! The list is generic over what a captured write is, so that tests can ask it without a log.
@@ -38,8 +40,7 @@ struct Request<W> {
     reply: ReplyTo,
     /// The captured write that this request carries.
     write: Option<W>,
-    /// No reply comes: the request has ended when one behind it is answered.
-    silent: bool,
+    answer: Answer,
     /// It asked for a stream of replies; mongod may read nothing behind it for long.
     may_stream: bool,
     /// The id of the last streamed reply, while more are to come.
@@ -48,11 +49,28 @@ struct Request<W> {
     passing: Option<Passing>,
 }
 
+/// What mongod sends for a request. One without a reply has ended when one behind it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Reply,
+    Nothing,
+    /// One of both.
+    Unknown,
+}
+
 impl<W> Request<W> {
     /// One whose reply goes to the client as it comes.
     fn new(id: i32) -> Self {
         let reply = ReplyTo::Plain;
-        Request { id, reply, write: None, silent: false, may_stream: false, stream: None, passing: None }
+        Request {
+            id,
+            reply,
+            write: None,
+            answer: Answer::Reply,
+            may_stream: false,
+            stream: None,
+            passing: None,
+        }
     }
 
     /// mongod has ended it: the write that it carried.
@@ -63,7 +81,7 @@ impl<W> Request<W> {
 
     /// It passed unseen, and nobody waits for a reply.
     fn is_lost(&self) -> bool {
-        self.silent && self.write.is_none()
+        self.answer == Answer::Nothing && self.write.is_none()
     }
 
     fn may_wait_long(&self) -> bool {
@@ -75,7 +93,7 @@ impl<W> Request<W> {
 #[derive(Debug)]
 pub(crate) struct Outstanding<W> {
     requests: VecDeque<Request<W>>,
-    /// Writes without a reply that nothing behind them has fenced yet.
+    /// Requests without a reply, or perhaps without, that nothing behind them has fenced yet.
     unfenced: usize,
 }
 
@@ -105,7 +123,14 @@ impl<W> Outstanding<W> {
 
     /// A captured write that gets no reply.
     pub(crate) fn silent_write(&mut self, id: i32, write: W) {
-        self.push(Request { reply: ReplyTo::Write, write: Some(write), silent: true, ..Request::new(id) });
+        let reply = ReplyTo::Write;
+        self.push(Request { reply, write: Some(write), answer: Answer::Nothing, ..Request::new(id) });
+    }
+
+    /// A request that could not be looked into, with the write that it may carry.
+    pub(crate) fn unread(&mut self, id: i32, write: Option<W>) {
+        let reply = if write.is_some() { ReplyTo::Write } else { ReplyTo::Plain };
+        self.push(Request { reply, write, answer: Answer::Unknown, ..Request::new(id) });
     }
 
     /// A request that passes unseen. Of those that get no reply one stands for all in a row, as the next reply ends them
@@ -114,7 +139,8 @@ impl<W> Outstanding<W> {
         if silent && self.requests.back().is_some_and(Request::is_lost) {
             return passing.ended();
         }
-        self.push(Request { silent, passing: Some(passing), ..Request::new(id) });
+        let answer = if silent { Answer::Nothing } else { Answer::Reply };
+        self.push(Request { answer, passing: Some(passing), ..Request::new(id) });
     }
 
     /// Our own ping, behind writes that get no reply.
@@ -124,8 +150,11 @@ impl<W> Outstanding<W> {
 
     fn push(&mut self, request: Request<W>) {
         // Whatever is answered fences what was sent before it.
-        let captured = usize::from(request.write.is_some());
-        self.unfenced = if request.silent { self.unfenced + captured } else { 0 };
+        match request.answer {
+            Answer::Reply => self.unfenced = 0,
+            Answer::Nothing => self.unfenced += usize::from(request.write.is_some()),
+            Answer::Unknown => self.unfenced += 1,
+        }
         self.requests.push_back(request);
     }
 
@@ -144,7 +173,8 @@ impl<W> Outstanding<W> {
 
     /// Whether a fence should be sent even though more is waiting to be sent.
     pub(crate) fn fence_urgent(&self) -> bool {
-        self.unfenced >= UNFENCED_MAX && self.fence_due()
+        let unread = self.requests.back().is_some_and(|request| request.answer == Answer::Unknown);
+        (unread || self.unfenced >= UNFENCED_MAX) && self.fence_due()
     }
 
     /// Whether nothing waits for anything.
@@ -204,7 +234,7 @@ impl<W> Outstanding<W> {
     fn position(&self, reply: &Header) -> Option<usize> {
         self.requests.iter().position(|request| match request.stream {
             Some(previous) => previous == reply.response_to,
-            None => !request.silent && request.id == reply.response_to,
+            None => request.answer != Answer::Nothing && request.id == reply.response_to,
         })
     }
 }
@@ -262,6 +292,25 @@ mod tests {
         list.request(2, ReplyTo::Plain, false);
         assert!(!list.fence_due());
         assert_eq!(list.settle(&reply(9, 2), false).unseen, ["one"]);
+    }
+
+    #[test]
+    fn what_was_not_looked_into_is_fenced_and_takes_a_reply_or_none() {
+        for replies in [true, false] {
+            let mut list = Outstanding::new();
+            list.unread(1, Some("unread"));
+            assert!(list.fence_urgent(), "before another request of that id");
+            list.fence(9);
+            assert!(!list.fence_due());
+            list.request(1, HELLO, false);
+            if replies {
+                assert_eq!(list.meant(&reply(5, 1)), ReplyTo::Write);
+                assert_eq!(list.settle(&reply(5, 1), false).answered, Some("unread"));
+            }
+            let unseen = list.settle(&reply(6, 9), false).unseen;
+            assert_eq!(unseen.is_empty(), replies, "{unseen:?}");
+            assert_eq!(list.meant(&reply(7, 1)), HELLO);
+        }
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(super) enum Expect {
     One,
     /// One, or a stream.
     Stream,
+    /// Only inside it is told.
+    Unknown,
 }
 
 /// Looks at the front of a request; `None` while too little of it is here to tell.
@@ -53,7 +55,8 @@ pub(super) fn look(head: &Head<'_>, class: impl Fn(&str) -> Class) -> Option<Req
     let expect = match (head.header.opcode, peek_flags(head)) {
         (OpCode::Msg, Some(flags)) if flags.more_to_come() => Expect::Nothing,
         (OpCode::Msg, Some(flags)) if flags.exhaust_allowed() => Expect::Stream,
-        (OpCode::Msg | OpCode::Query | OpCode::Compressed | OpCode::Other(OP_GET_MORE), _) => Expect::One,
+        (OpCode::Msg | OpCode::Query | OpCode::Other(OP_GET_MORE), _) => Expect::One,
+        (OpCode::Compressed, _) => Expect::Unknown,
         _ => Expect::Nothing,
     };
     let Header { request_id: id, length, .. } = head.header;

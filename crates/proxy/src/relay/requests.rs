@@ -4,7 +4,7 @@
 //! - *watch*: the same, but its last byte waits until its mark is in the log
 //! - *hold*: nothing leaves until it was scanned (inserts), rewritten (hello), or looked into (what is compressed)
 //! - a frame that finds no room to be held, or has to give it up, passes unscanned; capture is told
-//! - writes that get no reply are followed by a ping of ours, at a frame boundary, when no other whole frame is here
+//! - writes that get no reply, and what may get none, are followed by a ping of ours, at a frame boundary, when no other whole frame is here
 //! - a header that is none: its 16 bytes go on and nothing after them; mongod answers what came before, and closes
 
 mod ways;
@@ -229,6 +229,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             Expect::Nothing => {}
             Expect::One => self.conversation.outstanding().request(request.id, reply, false),
             Expect::Stream => self.conversation.outstanding().request(request.id, reply, true),
+            Expect::Unknown => self.conversation.outstanding().unread(request.id, None),
         }
     }
 
@@ -262,10 +263,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     /// Registers a captured request before its last byte leaves.
     fn register(&self, request: Request, captured: Captured) {
         let mut outstanding = self.conversation.outstanding();
-        if captured.expects_reply() {
-            outstanding.write(request.id, captured);
-        } else {
-            outstanding.silent_write(request.id, captured);
+        match request.expect {
+            Expect::Unknown => outstanding.unread(request.id, Some(captured)),
+            _ if captured.expects_reply() => outstanding.write(request.id, captured),
+            _ => outstanding.silent_write(request.id, captured),
         }
     }
 

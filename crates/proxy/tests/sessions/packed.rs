@@ -4,7 +4,7 @@ use bson::{RawDocumentBuf, rawdoc};
 use record::Record;
 use wire::{Flags, OpMsg};
 
-use crate::stage::{capturing, compressed, id, passing, reply, reply_to, request, request_with};
+use crate::stage::{capturing, compressed, id, passing, reply, reply_to, request, request_with, until};
 
 /// wire-facts 1.4: drivers do not compress a hello, and the server answers one that is.
 #[tokio::test]
@@ -93,6 +93,70 @@ async fn a_silent_write_is_fenced() {
     stage.records_reach(2).await;
     assert_eq!(stage.kinds(), ["mark", "entry"]);
     client.gets_nothing().await;
+}
+
+/// Nobody knows whether what is not looked into gets a reply: one is taken, and none is waited for.
+#[tokio::test]
+async fn what_is_not_looked_into_may_get_no_reply() {
+    let noise: String = std::iter::repeat_with(fastrand::alphanumeric).take(100_000).collect();
+    let insert = rawdoc! { "insert": "c", "documents": [{ "_id": 1, "x": &noise[..] }], "$db": "d" };
+    for captures in [true, false] {
+        for silent in [true, false] {
+            let flags = if silent { Flags::MORE_TO_COME } else { Flags::default() };
+            let no_room = compressed(&request_with(&insert, flags));
+            let mut lies = compressed(&request_with(&insert, flags));
+            lies[20] += 1;
+            let bound = |config: &mut proxy::Config| config.held_bytes_max = 64 * 1024;
+            let stage = if captures { capturing(bound).await } else { passing(bound).await };
+            let roomy = if captures { capturing(|_| {}).await } else { passing(|_| {}).await };
+            for (stage, frame) in [(&stage, no_room), (&roomy, lies)] {
+                let (mut client, mut peer) = stage.connect().await;
+                // Twice with one id: the fence tells whose reply it is.
+                for _ in 0..2 {
+                    tokio::join!(client.send(&frame), peer.gets(&frame));
+                    let fence = peer.frame().await;
+                    assert_eq!(OpMsg::parse(&fence).unwrap().body().get_i32("ping").ok(), Some(1));
+                    if !silent {
+                        let answer = reply(&frame, &rawdoc! { "n": 1, "ok": 1.0 });
+                        peer.send(&answer).await;
+                        client.gets(&answer).await;
+                    }
+                    peer.send(&reply(&fence, &rawdoc! { "ok": 1.0 })).await;
+                    client.gets_nothing().await;
+                }
+                drop(client);
+                peer.ends().await;
+                drop(peer);
+                until(|| stage.metric("dualsync_proxy_connections") == 0).await;
+            }
+        }
+    }
+}
+
+/// Room is taken for what is here: a size that is only announced takes none from others.
+#[tokio::test]
+async fn announced_sizes_take_no_room() {
+    let stage = capturing(|config| config.held_bytes_max = 64 * 1024).await;
+    let mut strangers = Vec::new();
+    for _ in 0..5 {
+        let (mut stranger, peer) = stage.connect().await;
+        let frame = compressed(&request(&rawdoc! { "find": "c", "x": "y".repeat(60_000), "$db": "d" }));
+        stranger.send(&frame[..25]).await;
+        strangers.push((stranger, peer));
+    }
+    for (_, peer) in &mut strangers {
+        peer.gets_nothing().await; // the sizes have been read
+    }
+    let (mut client, mut peer) = stage.connect().await;
+    let pad = "y".repeat(50_000);
+    let insert = request(&rawdoc! { "insert": "c", "documents": [{ "_id": 1, "x": &pad[..] }], "$db": "d" });
+    client.send(&insert).await;
+    peer.gets(&insert).await;
+    let answer = reply(&insert, &rawdoc! { "n": 1, "ok": 1.0 });
+    peer.send(&answer).await;
+    client.gets(&answer).await;
+    let Some(Record::Entry(entry)) = stage.records().pop() else { panic!("no entry") };
+    assert_eq!((entry.doubt, entry.effects[0].n), (None, 1));
 }
 
 #[tokio::test]

@@ -93,29 +93,14 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
 
     /// Holds a compressed request until it is whole, to learn what it is. It goes on as it came, but for an added `_id`.
     pub(super) async fn send_compressed(&mut self, request: Request) -> Result<(), End> {
-        let (since, mut room) = (Instant::now(), Room::default());
-        let own = self.own_bytes();
-        loop {
-            let head = self.head()?;
-            let (here, inflated) = (head.bytes.len(), wire::inflated_bytes(&head));
-            let is_large = request.length.max(inflated) > HELLO_BYTES_MAX;
-            if is_large && self.watching.is_none() {
-                // Whether it gets a reply is not known; one that nobody waits for is forwarded all the same.
-                self.metrics.requests_pass.inc();
-                return self.send_rest(request, 0).await;
-            }
-            let readable = request.length.max(inflated) <= FRAME_BYTES_MAX;
-            if !readable || !self.held.cover(&mut room, (here + inflated).saturating_sub(own)).await {
-                drop(room);
-                return self.send_unscanned(request, 0).await;
-            }
-            if here == request.length {
-                break;
-            }
-            if !self.fill_held(since).await? {
-                drop(room);
-                return self.send_unscanned(request, 0).await;
-            }
+        let Some(mut room) = self.hold_whole(request).await? else {
+            return self.send_unscanned(request, 0).await;
+        };
+        // The size that it announces takes no room before its bytes are here.
+        let both = request.length + wire::inflated_bytes(&self.head()?);
+        if !self.held.cover(&mut room, both.saturating_sub(self.own_bytes())).await {
+            drop(room);
+            return self.send_unscanned(request, 0).await;
         }
         let inside =
             apart(room.bytes(), || wire::inflate(self.head()?.bytes).map_err(|_| End::NotAFrame)).ok();
@@ -181,25 +166,34 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
 
     /// Forwards a request whose name comes behind a document sequence: held until it is whole, then it is known.
     pub(super) async fn send_late_name(&mut self, request: Request) -> Result<(), End> {
-        if request.length > FRAME_BYTES_MAX {
+        let Some(room) = self.hold_whole(request).await? else {
             return self.send_unscanned(request, 0).await;
-        }
-        let (since, mut room) = (Instant::now(), Room::default());
-        loop {
-            let here = self.head()?.bytes.len();
-            let held = self.held.cover(&mut room, here).await;
-            if held && here == request.length {
-                break;
-            }
-            if !held || !self.fill_held(since).await? {
-                drop(room);
-                return self.send_unscanned(request, 0).await;
-            }
-        }
+        };
         let way = late_way(self.head()?.bytes, |name| self.class(name));
         // What captures it takes its own room.
         drop(room);
         Box::pin(self.forward(Request { way, ..request })).await
+    }
+
+    /// Reads on until the front frame is whole, which room covers; `None` when there is none for it, or no longer.
+    async fn hold_whole(&mut self, request: Request) -> Result<Option<Room>, End> {
+        if request.length > FRAME_BYTES_MAX {
+            return Ok(None);
+        }
+        let (since, mut room) = (Instant::now(), Room::default());
+        let own = self.own_bytes();
+        loop {
+            let here = self.head()?.bytes.len();
+            if !self.held.cover(&mut room, here.saturating_sub(own)).await {
+                return Ok(None);
+            }
+            if here == request.length {
+                return Ok(Some(room));
+            }
+            if !self.fill_held(since).await? {
+                return Ok(None);
+            }
+        }
     }
 
     /// Forwards what is left of the front frame as it arrives; `sent` of its bytes have left. A write that it carries
