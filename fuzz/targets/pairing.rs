@@ -2,7 +2,7 @@
 #![no_main]
 
 use arbitrary::{Result, Unstructured};
-use capture::{Capture, Config};
+use capture::{Capture, Config, Lost};
 use dualsync_fuzz::{Capped, command, damage, document, frame};
 use libfuzzer_sys::fuzz_target;
 use wire::{Flags, OpMsg, Section, encode_msg};
@@ -49,7 +49,7 @@ fn play(request: &[u8], reply: &[u8]) {
             1 => write.unacknowledged(NOW),
             2 => write.never_sent(NOW),
             _ => {
-                drop(write.orphan());
+                drop(write.orphan(Lost::ServerClosed));
                 continue;
             }
         };

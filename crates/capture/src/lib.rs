@@ -34,4 +34,4 @@ pub use contention::Ticket;
 pub use counters::{Counters, Kind};
 pub use request::{Class, Session};
 pub use unmarked::{Unmarked, Unrecorded};
-pub use write::{Detail, Ended, Orphan, Unended, Write};
+pub use write::{Detail, Ended, Lost, Orphan, Unended, Write};

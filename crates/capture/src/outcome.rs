@@ -26,6 +26,9 @@ pub(crate) enum Job {
     /// A message that no server can read either (`wire-facts.md` 1.2): it is refused, or the connection is closed,
     /// and nothing is run. Only an `ok: 1` would tell that this server knows more than we do.
     Unreadable,
+    /// Compressed, and we cannot inflate it. A server that cannot either closes the connection and runs nothing; 6.0.5
+    /// takes a size that is announced too large (`wire-facts.md` 1.4), and then it may have written anywhere.
+    Packed,
     /// Ends a transaction.
     End(End),
 }
@@ -73,7 +76,7 @@ impl Job {
             Job::FindAndModify { ns, find } => found_and_modified(ns, find, body),
             Job::Coarse { refusals: Refusals::Drop, .. } => self.all(Doubt::Dropped),
             Job::Coarse { .. } => self.all(Doubt::Coarse),
-            Job::Anywhere(_) | Job::Unreadable | Job::End(_) => Verdict::default(),
+            Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => Verdict::default(),
         };
         //= retriedStmtIds, and retriedStmtId of findAndModify: answered before (wire-facts.md section 6)
         let retried = array(body, "retriedStmtIds").is_some_and(|ids| !ids.is_empty())
@@ -104,7 +107,7 @@ impl Job {
             Job::Batch(batch) => batch.statements.iter().map(|each| part(&batch.ns, each)).collect(),
             Job::FindAndModify { ns, find } => vec![part(ns, &find.statement)],
             Job::Coarse { targets, .. } => targets.iter().map(|target| (target.clone(), None)).collect(),
-            Job::Anywhere(_) | Job::Unreadable | Job::End(_) => Vec::new(),
+            Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => Vec::new(),
         }
     }
 
@@ -112,14 +115,16 @@ impl Job {
         match self {
             Job::Batch(batch) => batch.kind,
             Job::FindAndModify { .. } => Kind::FindAndModify,
-            Job::Coarse { .. } | Job::Anywhere(_) | Job::Unreadable | Job::End(_) => Kind::Coarse,
+            Job::Coarse { .. } | Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => {
+                Kind::Coarse
+            }
         }
     }
 
     /// Whether this reply tells that something was written, nobody knows where.
     pub(crate) fn wrote_anywhere(&self, reply: Option<&RawDocument>) -> bool {
         let refused = || reply.is_some_and(|body| !flag(body, "ok") && self.was_refused(body));
-        matches!(self, Job::Anywhere(_) | Job::Unreadable) && !refused()
+        matches!(self, Job::Anywhere(_) | Job::Unreadable | Job::Packed) && !refused()
     }
 
     /// Whether `w: 0` made this reply say nothing: `{n: 0, ok: 1}`, whatever a batch did (`wire-facts.md` section 3).
@@ -147,7 +152,7 @@ impl Job {
                 Refusals::Several => ABSENT.contains(&code),
                 Refusals::Single | Refusals::Drop => ABSENT.contains(&code) || of_request,
             },
-            Job::Unreadable => UNREADABLE.contains(&code),
+            Job::Unreadable | Job::Packed => UNREADABLE.contains(&code),
             Job::End(_) => false,
         }
     }

@@ -56,7 +56,7 @@ impl Session {
         let inflated = match header.opcode {
             OpCode::Compressed => match wire::inflate(frame) {
                 Ok(inner) => Some(inner),
-                Err(_) => return Some(self.write(&header, Flags::default(), None, Job::Unreadable)),
+                Err(_) => return Some(self.write(&header, Flags::default(), None, Job::Packed)),
             },
             _ => None,
         };

@@ -63,6 +63,15 @@ pub(crate) enum Answer {
     NoReply,
 }
 
+/// How the connection ended on which a reply was to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// The server closed it, which it also does on what it cannot read.
+    ServerClosed,
+    /// The network failed, or it was given up.
+    Broken,
+}
+
 /// The end of a write: what to append, and the tickets, left when this is dropped.
 ///
 /// Drop it after the appends succeeded; call [`Ended::not_appended`] when one did not.
@@ -142,7 +151,7 @@ impl Write {
     pub fn mark(&mut self, at_ms: u64) -> Option<Vec<u8>> {
         self.marked_ms = at_ms;
         match self.job {
-            Job::End(_) | Job::Anywhere(_) | Job::Unreadable => None,
+            Job::End(_) | Job::Anywhere(_) | Job::Unreadable | Job::Packed => None,
             _ => Some(self.mark_record().encode()),
         }
     }
@@ -198,7 +207,8 @@ impl Write {
 
     /// There was no reply, and the fence behind it is answered: the write has ended, somehow.
     pub fn unacknowledged(self, at_ms: u64) -> Ended {
-        if let Job::Anywhere(_) = self.job {
+        // A server closes on what it cannot inflate: this one has read it.
+        if let Job::Anywhere(_) | Job::Packed = self.job {
             self.capture.missed_everything();
         }
         let verdict = self.job.all(Doubt::Unacknowledged);
@@ -210,8 +220,9 @@ impl Write {
         self.end(Verdict::default(), None, at_ms)
     }
 
-    /// The reply will never come. `None`: there is nothing to hand on; a transaction stays open.
-    pub fn orphan(self) -> Option<Orphan> {
+    /// The reply will never come, for the connection ended so. `None`: there is nothing to hand on; a transaction stays
+    /// open.
+    pub fn orphan(self, lost: Lost) -> Option<Orphan> {
         match (&self.job, self.mark) {
             (Job::End(_), _) => {
                 if let Some(id) = &self.transaction {
@@ -220,7 +231,9 @@ impl Write {
                 None
             }
             (Job::Unreadable, _) => None,
-            (Job::Anywhere(_), _) => {
+            //= what it cannot inflate: the server closes without a reply, nothing is run (wire-facts.md 1.4)
+            (Job::Packed, _) if lost == Lost::ServerClosed => None,
+            (Job::Anywhere(_) | Job::Packed, _) => {
                 self.capture.missed_everything();
                 None
             }

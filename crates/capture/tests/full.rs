@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bson::rawdoc;
-use capture::{Capture, Config, Detail, Missed};
+use capture::{Capture, Config, Detail, Lost, Missed};
 use common::*;
 use record::{Doubt, Namespace, Record};
 
@@ -40,7 +40,7 @@ fn what_could_not_be_appended_is_missed() {
     assert_eq!(capture.take_missed(), missed(&["shop.items"]));
     assert_eq!((capture.unrecorded().writes, capture.unrecorded().under_way), (1, 0));
     // An orphan may run on: it is missed when somebody has seen its end.
-    let orphan = unmarked(&session, &insert1()).orphan().unwrap();
+    let orphan = unmarked(&session, &insert1()).orphan(Lost::ServerClosed).unwrap();
     assert_eq!(orphan.mark, None);
     assert!(capture.take_missed().is_empty());
     drop(orphan);

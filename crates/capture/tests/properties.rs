@@ -5,7 +5,7 @@ mod common;
 
 use bson::raw::{RawBson, RawDocumentBuf};
 use bson::{doc, rawdoc};
-use capture::{Capture, Config};
+use capture::{Capture, Config, Lost};
 use common::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -178,7 +178,7 @@ fn play(frame: &[u8], answer: &[u8]) {
                 ended.not_appended(0);
             }
             1 => drop(write.unacknowledged(NOW)),
-            _ => drop(write.orphan()),
+            _ => drop(write.orphan(Lost::ServerClosed)),
         }
     }
     capture.abandoned(u64::MAX);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bson::raw::RawDocumentBuf;
 use bson::{Binary, rawdoc, spec::BinarySubtype};
-use capture::{Capture, Class, Config, Kind, Missed, Pattern, Session, Write};
+use capture::{Capture, Class, Config, Kind, Lost, Missed, Pattern, Session, Write};
 use common::*;
 use record::{Doubt, Namespace};
 use wire::Flags;
@@ -185,7 +185,7 @@ fn contended_writes_are_in_doubt() {
 fn an_entered_orphan_contends() {
     let capture = capture();
     let session = session(&capture);
-    let orphan = write(&session, &insert(&[rawdoc! {"_id": 1}]), 1).orphan().unwrap();
+    let orphan = write(&session, &insert(&[rawdoc! {"_id": 1}]), 1).orphan(Lost::ServerClosed).unwrap();
     let targets = orphan.mark_record.targets.clone();
     assert_eq!((orphan.mark, &orphan.mark_record.via[..]), (Some(1), "10.0.0.1:5"));
     let next = write(&session, &insert(&[rawdoc! {"_id": 1}]), 2);
@@ -235,22 +235,29 @@ fn unreadable_requests() {
     let mut no_bson = request_with(&with(&insert, &rawdoc! {"x": true}), Flags::default());
     let at = no_bson.windows(4).position(|bytes| bytes == b"\x08x\0\x01").unwrap();
     no_bson[at] = 0x55;
+    let sections = [tail(b"\0\x05\0\0\0\0"), tail(b"\x03"), tail(b"\x01")];
     let compressed = compressed(&insert1(), 5);
-    for frame in
-        [unknown_flag, checksum, tail(b"\0\x05\0\0\0\0"), tail(b"\x03"), tail(b"\x01"), no_bson, compressed]
-    {
+    for frame in [vec![unknown_flag, checksum, no_bson, compressed.clone()], sections.into()].concat() {
         let mut write = session.request(&frame).unwrap();
         assert!(write.mark(NOW).is_none());
         for code in [13, 15, 22, 40_430, 40_432, 40_587] {
             let write = session.request(&frame).unwrap();
             drop(write.outcome(&reply(&rawdoc! {"ok": 0.0, "code": code}), NOW));
         }
-        assert!(session.request(&frame).unwrap().orphan().is_none());
-        drop(session.request(&frame).unwrap().unacknowledged(NOW));
+        assert!(session.request(&frame).unwrap().orphan(Lost::ServerClosed).is_none());
+        if frame != compressed {
+            assert!(session.request(&frame).unwrap().orphan(Lost::Broken).is_none());
+            drop(session.request(&frame).unwrap().unacknowledged(NOW));
+        }
         assert!(capture.take_missed().is_empty());
         drop(write.outcome(&ok1(), NOW));
         assert_eq!(capture.take_missed(), EVERYTHING);
     }
+    // A server that closes has not inflated it; one that answers what comes behind it has.
+    drop(session.request(&compressed).unwrap().unacknowledged(NOW));
+    assert_eq!(capture.take_missed(), EVERYTHING);
+    assert!(session.request(&compressed).unwrap().orphan(Lost::Broken).is_none());
+    assert_eq!(capture.take_missed(), EVERYTHING);
     // Other opcodes are not ours.
     let mut query = insert1();
     query[12..16].copy_from_slice(&2004_i32.to_le_bytes());
@@ -510,7 +517,7 @@ mod transactions {
         hold(&one, 1, 5, 1);
         // The commit was lost with its connection: it may be at work there.
         let other = capture.session("10.0.0.1:6".to_owned());
-        assert!(end(&other, "commitTransaction", 5).unwrap().orphan().is_none());
+        assert!(end(&other, "commitTransaction", 5).unwrap().orphan(Lost::ServerClosed).is_none());
         assert!(capture.abandoned(NOW + 60_000).is_empty());
         let orphans = capture.abandoned(NOW + 80_000);
         assert_eq!(orphans.len(), 1);
@@ -529,7 +536,7 @@ mod transactions {
         let capture = capture();
         let session = session(&capture);
         assert!(end(&session, "commitTransaction", 5).is_none());
-        let orphan = statement(&session, 1, 5, 1).orphan().unwrap();
+        let orphan = statement(&session, 1, 5, 1).orphan(Lost::ServerClosed).unwrap();
         assert!(orphan.mark_record.in_transaction);
         assert!(ended(&session, "commitTransaction", 5, &rawdoc! {"ok": 0.0, "code": 91}).is_empty());
         assert!(ended(&session, "abortTransaction", 4, &ok).is_empty());
@@ -547,7 +554,7 @@ mod transactions {
     #[test]
     fn of_an_earlier_run_may_still_be_committed() {
         let earlier = capture();
-        let mark = statement(&session(&earlier), 1, 5, 1).orphan().unwrap().mark_record;
+        let mark = statement(&session(&earlier), 1, 5, 1).orphan(Lost::ServerClosed).unwrap().mark_record;
         let capture = capture();
         let session = session(&capture);
         let _ticket = capture.enter_orphan(&mark, NOW);

@@ -8,6 +8,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use capture::Lost;
 use prometheus::IntGauge;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -17,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-use wire::{Address, FrameReader, OpCode};
+use wire::{Address, FrameReader};
 
 use crate::{
     config::Config,
@@ -70,7 +71,11 @@ impl Shared {
         };
         let Some(client) = shaken else { return };
         let _served = Served::begin(self.metrics.sessions(client.kind()));
-        match self.config.upstream.dial().await {
+        let dialled = select! {
+            dialled = self.config.upstream.dial() => dialled,
+            () = self.drain.cancelled() => return,
+        };
+        match dialled {
             Ok(dialled) => {
                 self.upstream.ended("mongod is reachable again");
                 if let Err(error) = self.join(client, dialled, guest).await {
@@ -169,19 +174,22 @@ impl Shared {
             requests.forward_requests().await;
             std::future::pending().await
         };
-        select! {
-            () = replies.forward_replies() => {}
-            () = forward_requests => {}
-            () = self.kill.cancelled() => {}
-        }
+        let lost = select! {
+            lost = replies.forward_replies() => lost,
+            () = forward_requests => Lost::Broken,
+            () = self.kill.cancelled() => Lost::Broken,
+        };
         if let Some(watcher) = watcher {
             requests.unsent.into_iter().for_each(|captured| watcher.never_sent(captured));
             let writes = conversation.outstanding().take_writes();
-            writes.into_iter().for_each(|captured| watcher.orphaned(captured));
+            writes.into_iter().for_each(|captured| watcher.orphaned(captured, lost));
         }
         // TLS says good-bye, for which a client that does not read has no room.
         if timeout(CLOSE_MAX, replies.client.close()).await.unwrap_or(false) {
-            linger(requests.client.stream_mut()).await;
+            select! {
+                () = linger(requests.client.stream_mut()) => {}
+                () = self.kill.cancelled() => {}
+            }
         }
         Ok(())
     }
@@ -225,15 +233,14 @@ impl Drop for Served {
     }
 }
 
-/// Whether a connection begins with TLS and no frame: a record of type handshake, version 3.0 to 3.4, with a ClientHello
-/// (RFC 8446, 5.1 and 4), where a frame would have an opcode.
+/// Whether a connection begins with TLS and no frame, by the rule of a mongod that takes both: a record of type handshake,
+/// where a frame would answer something. Bytes that are otherwise no hello do not matter: mongod may find one in them.
 fn is_client_hello(frames: &mut FrameReader) -> bool {
-    let head = frames.head().ok().flatten();
-    let opcode = head.map(|head| head.header.opcode);
-    let is_frame = matches!(opcode, Some(OpCode::Msg | OpCode::Query | OpCode::Compressed));
-    let is_hello =
-        |bytes: &[u8]| bytes[0] == TLS_HANDSHAKE && bytes[1] == 3 && bytes[2] <= 4 && bytes[5] == 1;
-    !is_frame && frames.buffer_mut().get(..6).is_some_and(is_hello)
+    let start = frames.buffer_mut().first_chunk::<{ wire::HEADER_BYTES }>();
+    start.is_some_and(|bytes| {
+        let answers = i32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+        bytes[0] == TLS_HANDSHAKE && !matches!(answers, 0 | -1)
+    })
 }
 
 /// Reads what the client still sends, for a moment: closing over unread bytes would reset the connection, and with it
@@ -271,6 +278,10 @@ mod tests {
         check(b"\x16\x03\x01\x3f\x00\x01\x00\x01\xfc\x03\x03\x3b\x8a\x11\x92\x5c", true);
         // A frame of 0x10316 bytes, its request's id 0x100.
         check(b"\x16\x03\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xdd\x07\x00\x00", false);
+        // Its random bytes can be made to look like an opcode, and its version is nobody's to check.
+        check(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x3b\xdd\x07\x00\x00", true);
+        check(b"\x16\x09\x01\x02\x00\x02\x00\x01\xfc\x03\x03\x3b\xdd\x07\x00\x00", true);
+        check(b"\x16\x03\x01\x00\x00\x01\x00\x00\xff\xff\xff\xff\xdd\x07\x00\x00", false);
         check(b"GET / HTTP/1.1\r\n", false);
         check(b"\x16\x03", false);
     }

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use capture::{Capture, Detail, Ended, Orphan, Unended, Write};
+use capture::{Capture, Detail, Ended, Lost, Orphan, Unended, Write};
 use record::RecordKind;
 use synclog::{Durability, Level, Lsn, SyncLog};
 use tokio::{
@@ -197,8 +197,8 @@ impl Watcher {
     }
 
     /// Hands on a write whose reply will never come.
-    pub(crate) fn orphaned(&self, captured: Captured) {
-        if let Some(orphan) = captured.write.orphan() {
+    pub(crate) fn orphaned(&self, captured: Captured, lost: Lost) {
+        if let Some(orphan) = captured.write.orphan(lost) {
             self.hand_on(orphan);
         }
     }

@@ -6,7 +6,10 @@
 //! - a client that is gone still has its replies read, as long as a captured write is under way
 //! - bytes that are no frames (mongod's text for a browser) go on as they are, to the end
 
+use std::io::ErrorKind;
+
 use bytes::Bytes;
+use capture::Lost;
 use prometheus::Histogram;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
@@ -47,7 +50,7 @@ pub(crate) struct Client<W> {
 }
 
 /// No more replies come.
-struct End;
+struct End(Lost);
 
 #[derive(Debug, Clone, Copy)]
 struct Reply {
@@ -57,8 +60,12 @@ struct Reply {
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
     /// Runs until the session is over: mongod has closed, nobody waits any more, or the proxy stops.
-    pub(crate) async fn forward_replies(&mut self) {
-        while self.forward_one().await.is_ok() {}
+    pub(crate) async fn forward_replies(&mut self) -> Lost {
+        loop {
+            if let Err(End(lost)) = self.forward_one().await {
+                return lost;
+            }
+        }
     }
 
     async fn forward_one(&mut self) -> Result<(), End> {
@@ -99,7 +106,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
                 Ok(None) => {}
             }
             if self.is_over() {
-                return Err(End);
+                return Err(End(Lost::Broken));
             }
             select! {
                 filled = self.upstream.fill() => more(filled)?,
@@ -218,18 +225,18 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
             self.client.send(&bytes).await;
             drop(bytes);
             if self.client.gone {
-                return Err(End);
+                return Err(End(Lost::Broken));
             }
             self.fill().await?;
         }
     }
 
     fn take_frame(&mut self) -> Result<Option<Bytes>, End> {
-        self.upstream.frames.take_frame().map_err(|_| End)
+        self.upstream.frames.take_frame().map_err(|_| End(Lost::Broken))
     }
 
     fn take_part(&mut self) -> Result<Option<Bytes>, End> {
-        self.upstream.frames.take_part().map_err(|_| End)
+        self.upstream.frames.take_part().map_err(|_| End(Lost::Broken))
     }
 
     async fn fill(&mut self) -> Result<(), End> {
@@ -267,6 +274,9 @@ impl<W: AsyncWrite + Unpin> Client<W> {
 fn more(filled: std::io::Result<Filled>) -> Result<(), End> {
     match filled {
         Ok(Filled::More) => Ok(()),
-        Ok(Filled::End) | Err(_) => Err(End),
+        Ok(Filled::End) => Err(End(Lost::ServerClosed)),
+        // Closing over what it has not read, as our own ping behind what it cannot read.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(End(Lost::ServerClosed)),
+        Err(_) => Err(End(Lost::Broken)),
     }
 }

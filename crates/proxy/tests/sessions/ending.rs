@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bson::rawdoc;
-use proxy::{BindError, Config, Listener, Metrics};
-use tokio::net::{TcpListener, TcpStream};
+use proxy::{BindError, Config, Listener, Metrics, Upstream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
 use wire::Flags;
 
 use crate::stage::{End, capturing, id, passing, reply, reply_to, request, request_with, until, within};
@@ -114,6 +115,29 @@ async fn a_drain_ends_idle_sessions_and_waits_for_owed_replies() {
     assert!(busy.ends().await.is_empty());
     drop(busy);
     assert_eq!(stage.kinds(), ["mark", "entry"]);
+    within(stage.running).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_a_mongod_that_is_not_there_yet() {
+    // Its queue is full: more connections are neither taken nor refused.
+    let mongod = TcpSocket::new_v4().unwrap();
+    mongod.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mongod = mongod.listen(0).unwrap();
+    let address = mongod.local_addr().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(queued) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        queue.push(queued.unwrap());
+    }
+    let stage = passing(|config| {
+        config.upstream = Upstream::plain(address.to_string());
+        config.upstream.connect_timeout = Duration::from_secs(60);
+    })
+    .await;
+    let mut client = End(TcpStream::connect(&stage.address).await.unwrap());
+    until(|| stage.metric("dualsync_proxy_sessions") == 1).await;
+    stage.stop.cancel();
+    client.ends().await;
     within(stage.running).await.unwrap();
 }
 
