@@ -51,7 +51,7 @@ struct Request<W> {
 
 /// What mongod sends for a request. One without a reply has ended when one behind it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+pub(crate) enum Answer {
     Reply,
     Nothing,
     /// One of both.
@@ -135,11 +135,10 @@ impl<W> Outstanding<W> {
 
     /// A request that passes unseen. Of those that get no reply one stands for all in a row, as the next reply ends them
     /// all, so that they cannot fill the list.
-    pub(crate) fn passing(&mut self, id: i32, silent: bool, passing: Passing) {
-        if silent && self.requests.back().is_some_and(Request::is_lost) {
+    pub(crate) fn passing(&mut self, id: i32, answer: Answer, passing: Passing) {
+        if answer == Answer::Nothing && self.requests.back().is_some_and(Request::is_lost) {
             return passing.ended();
         }
-        let answer = if silent { Answer::Nothing } else { Answer::Reply };
         self.push(Request { answer, passing: Some(passing), ..Request::new(id) });
     }
 
@@ -345,16 +344,16 @@ mod tests {
         bypass.turn_on();
         let mut list = Outstanding::<&str>::new();
         for id in 0..2000 {
-            list.passing(id, true, bypass.enter().unwrap());
+            list.passing(id, Answer::Nothing, bypass.enter().unwrap());
         }
         assert!(!list.is_full() && !list.fence_due() && !list.owes_reply() && list.is_empty());
-        list.passing(5000, false, bypass.enter().unwrap());
+        list.passing(5000, Answer::Reply, bypass.enter().unwrap());
         assert!(list.owes_reply() && !list.has_write());
         assert_eq!(bypass.passing(), 2);
         assert_eq!(list.meant(&reply(1, 5000)), ReplyTo::Plain);
         list.settle(&reply(1, 5000), false);
         assert!(bypass.is_quiet() && list.is_empty());
-        list.passing(5001, false, bypass.enter().unwrap());
+        list.passing(5001, Answer::Reply, bypass.enter().unwrap());
         list.take_writes();
         assert!(!bypass.is_quiet(), "the connection is gone, and it may still be at work");
     }

@@ -16,7 +16,7 @@ use super::{End, Expect, HELLO_BYTES_MAX, Request, Requests, Way, head_of, late_
 use crate::{
     bypass::Passing,
     held::{OWN_BYTES, Room},
-    outstanding::ReplyTo,
+    outstanding::{Answer, ReplyTo},
     watch::apart,
 };
 
@@ -138,13 +138,16 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     /// Forwards a request that would be captured as it comes, while capture is out of the way.
     pub(super) async fn send_unseen(&mut self, request: Request, passing: Passing) -> Result<(), End> {
         self.metrics.requests_bypass.inc();
-        match request.expect {
+        let answer = match request.expect {
+            Expect::Nothing => Some(Answer::Nothing),
+            Expect::One => Some(Answer::Reply),
+            Expect::Unknown => Some(Answer::Unknown),
+            Expect::Stream => None,
+        };
+        match answer {
+            Some(answer) => self.conversation.outstanding().passing(request.id, answer, passing),
             // The end of a stream is not looked for: it counts as one whose connection is gone.
-            Expect::Stream => self.expect(request, ReplyTo::Plain),
-            expect => {
-                let silent = expect == Expect::Nothing;
-                self.conversation.outstanding().passing(request.id, silent, passing);
-            }
+            None => self.expect(request, ReplyTo::Plain),
         }
         self.send_rest(request, 0).await
     }
