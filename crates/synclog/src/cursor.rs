@@ -69,6 +69,13 @@ struct State {
     durable_applied: Lsn,
 }
 
+impl State {
+    fn covered(&self) -> Lsn {
+        // A cursor may go back: then the one that is not synced yet is the lower one.
+        self.pending.map_or(self.durable_applied, |pending| pending.min(self.durable_applied))
+    }
+}
+
 impl CursorFile {
     /// Goes on from what was loaded. With `gap`, the slots of this run say that there is one: no segment does. Writes a slot at once, so that "closed" and "gap" do not outlive this open.
     pub(crate) fn start(
@@ -106,9 +113,12 @@ impl CursorFile {
 
     /// What is covered whichever of the slots the next open finds; zero when that may be none.
     pub(crate) fn durable_applied(&self) -> Lsn {
-        let state = self.state.lock();
-        // A cursor may go back: then the one that is not synced yet is the lower one.
-        state.pending.map_or(state.durable_applied, |pending| pending.min(state.durable_applied))
+        self.state.lock().covered()
+    }
+
+    /// The same, or nothing while the cursor is being written.
+    pub(crate) fn try_durable_applied(&self) -> Option<Lsn> {
+        self.state.try_lock().map(|state| state.covered())
     }
 
     /// Syncs what was stored with [`CursorSync::Later`].

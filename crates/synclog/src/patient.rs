@@ -23,6 +23,11 @@ impl<T> Patient<T> {
         self.value.lock()
     }
 
+    /// `None`: somebody has it.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.value.try_lock()
+    }
+
     /// `None`: the one who has the lock hangs.
     pub(crate) fn lock_within(&self, longest: Duration) -> Option<MutexGuard<'_, T>> {
         if let Some(free) = self.value.try_lock() {

@@ -16,6 +16,13 @@ use crate::log::{Segment, Shared};
 use crate::maker::Spare;
 use crate::sync::atomic::Ordering;
 
+/// What to do where others have a lock, or where a sync is due first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Waits,
+    Skips,
+}
+
 impl Shared {
     pub(crate) fn trim(&self, upto: Lsn) -> Result<(), TrimError> {
         let _one = self.trimming.lock();
@@ -27,26 +34,38 @@ impl Shared {
             return Err(TrimError::NotCovered { upto, applied });
         }
         self.trim_upto.store(upto.0, Ordering::Relaxed);
-        self.delete_below(upto)?;
-        if self.gauge.level() >= Level::Warning && self.leave_full_segment(upto) {
-            self.delete_below(upto)?;
+        self.free(upto, Pace::Waits)
+    }
+
+    /// What an earlier trim could not free, now that the log is rather full. On the maker's thread, which rolls wait for:
+    /// whatever somebody else is at is left for the next turn.
+    pub(crate) fn trim_again(&self) {
+        let upto = Lsn(self.trim_upto.load(Ordering::Relaxed));
+        if upto == Lsn::ZERO || self.gauge.level() < Level::Warning {
+            return;
+        }
+        let Some(_one) = self.trimming.try_lock() else { return };
+        if self.cursor.try_durable_applied().is_some_and(|applied| upto <= applied) {
+            // Whoever trims next is told why it does not work.
+            let _ = self.free(upto, Pace::Skips);
+        }
+    }
+
+    fn free(&self, upto: Lsn, pace: Pace) -> Result<(), TrimError> {
+        self.delete_below(upto, pace)?;
+        if self.gauge.level() >= Level::Warning && self.leave_full_segment(upto, pace) {
+            self.delete_below(upto, pace)?;
         }
         Ok(())
     }
 
-    /// What an earlier trim could not free, now that the log is rather full.
-    pub(crate) fn trim_again(&self) {
-        let upto = Lsn(self.trim_upto.load(Ordering::Relaxed));
-        if upto > Lsn::ZERO && self.gauge.level() >= Level::Warning {
-            // Whoever trims next is told why it does not work.
-            let _ = self.trim(upto);
-        }
-    }
-
-    fn delete_below(&self, upto: Lsn) -> Result<(), TrimError> {
+    fn delete_below(&self, upto: Lsn, pace: Pace) -> Result<(), TrimError> {
         while let Some((oldest, next)) = self.oldest_below(upto) {
             if self.is_closed() {
                 return Err(TrimError::Closed);
+            }
+            if pace == Pace::Skips && !self.is_named(&next) {
+                return Ok(());
             }
             if !self.is_named(&next) && (self.sync_now().is_err() || !self.is_named(&next)) {
                 // After a power loss, neither of both might be there.
@@ -73,8 +92,12 @@ impl Shared {
     }
 
     /// Begins a segment if the last one holds nothing but what is below `upto`, and if a spare is there.
-    fn leave_full_segment(&self, upto: Lsn) -> bool {
-        let Some(mut tail) = self.tail.lock_within(self.config.hang_after) else { return false };
+    fn leave_full_segment(&self, upto: Lsn, pace: Pace) -> bool {
+        let tail = match pace {
+            Pace::Waits => self.tail.lock_within(self.config.hang_after),
+            Pace::Skips => self.tail.try_lock(),
+        };
+        let Some(mut tail) = tail else { return false };
         if self.is_closed()
             || tail.last.is_none()
             || tail.is_empty()

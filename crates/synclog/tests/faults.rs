@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::{fill, open, payload, read, read_through, scratch, segments, small};
 use synclog::{
-    AppendError, Call, Config, Cursor, CursorError, CursorSync, Faults, Lsn, OpenError, ReadError, SyncLog,
-    TrimError, Verdict,
+    AppendError, Call, Config, Cursor, CursorError, CursorSync, Faults, Level, Lsn, OpenError, ReadError,
+    SyncLog, TrimError, Verdict,
 };
 
 const ENOSPC: i32 = 28;
@@ -544,11 +544,53 @@ fn a_close_waits_for_a_trim_and_a_clearing_and_refuses_later_ones() {
         assert!(matches!(trims.join().unwrap(), Err(TrimError::Closed)));
         closes.join().unwrap().unwrap();
     });
-    let before = segments(&config.dir).len();
+    let (before, head) = (segments(&config.dir).len(), log.head());
     assert!(matches!(log.trim(Lsn(200)), Err(TrimError::Closed)));
     assert!(log.clear_notes(upto).is_err());
     assert_eq!(segments(&config.dir).len(), before);
     let (log, found) = open(&small(dir.path()));
     assert!(found.clean && found.gap.is_none(), "{found:?}");
-    assert_eq!(read(&log, Lsn::ZERO).unwrap().last().unwrap().lsn, Lsn(200));
+    assert_eq!(read(&log, Lsn::ZERO).unwrap().last().unwrap().lsn.next(), head);
+}
+
+/// Who trims on a slow disk holds up no roll: the maker does not wait for them.
+#[test]
+fn a_trim_that_hangs_holds_up_no_roll() {
+    let dir = scratch();
+    let (device, asked) = (Arc::new(Mutex::new(())), Arc::new(AtomicU32::new(0)));
+    let mut config = Config::new(dir.path().join("log"));
+    config.bytes_max = Some(1 << 20);
+    config.hang_after = Duration::from_millis(300);
+    config.faults = Some(Faults::new({
+        let (device, asked) = (Arc::clone(&device), Arc::clone(&asked));
+        move |call| {
+            if call == Call::Remove && std::thread::current().name() != Some("synclog-make") {
+                asked.fetch_add(1, Ordering::SeqCst);
+                drop(device.lock().unwrap());
+            }
+            Verdict::Pass
+        }
+    }));
+    let (log, _) = open(&config);
+    while log.level() < Level::Warning {
+        fill(&log, 1, 1000);
+    }
+    let applied = Lsn(log.head().0 / 2);
+    log.store_cursor(&Cursor { applied, data: vec![] }, CursorSync::Now).unwrap();
+    let hanging = device.lock().unwrap();
+    let before = asked.load(Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let trims = scope.spawn(|| log.trim(applied));
+        common::wait_for("the trim to hang", || asked.load(Ordering::SeqCst) > before);
+        let mut appended = vec![];
+        for _ in 0..4 {
+            // Longer than the maker's interval: it looks at what it could trim.
+            std::thread::sleep(Duration::from_millis(150));
+            // Each needs a segment of its own.
+            appended.push(log.append(0, &[&[0; 150_000]]));
+        }
+        drop(hanging);
+        trims.join().unwrap().unwrap();
+        assert!(appended.iter().all(Result::is_ok), "{appended:?}");
+    });
 }
