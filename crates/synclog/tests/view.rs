@@ -76,7 +76,8 @@ fn a_view_tells_all_and_changes_nothing() {
         let verified = view.verify(|fault| panic!("{about}: {fault:?}"));
         assert_eq!((verified.records, verified.faults, verified.torn_bytes), (stats.records, 0, 0));
         assert_eq!(verified.bytes + 64 * stats.segments as u64, stats.bytes);
-        assert!(state(place) == before, "{about} was changed");
+        // The live log's own threads may change its folder at any time.
+        assert!(about == "live" || state(place) == before, "{about} was changed");
     }
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o700)).unwrap();
     log.close().unwrap();
