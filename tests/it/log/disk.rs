@@ -35,7 +35,6 @@ async fn clients_write_on_a_full_disk() -> Result<()> {
         .local(source.uri())
         .atlas(relay.uri())
         .log_dir(disk.join("log"))
-        .env("DUALSYNC_LOG_MIN_FREE_BYTES", "0")
         .env(NOT_COMPARED.0, NOT_COMPARED.1)
         .expect_warning("the sync log is")
         .expect_warning("Atlas unavailable")
