@@ -49,7 +49,6 @@ async fn replica_set_target_away_for_a_while() -> Result<()> {
 async fn target_away(source: Source) -> Result<()> {
     let mut stage = Stage::start(source).await?;
     stage.dualsync.expect_warning("Atlas unavailable");
-    stage.dualsync.expect_warning("Sync queue size is large");
     let traffic = shop(12);
     let (uri, done) = (stage.dualsync.uri(), traffic.done.clone());
     let clients = tokio::spawn(async move { traffic.run(&uri).await });

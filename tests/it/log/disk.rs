@@ -38,7 +38,6 @@ async fn clients_write_on_a_full_disk() -> Result<()> {
         .env(NOT_COMPARED.0, NOT_COMPARED.1)
         .expect_warning("the sync log is")
         .expect_warning("Atlas unavailable")
-        .expect_warning("Sync lag is")
         .expect_warning("namespace is dirty")
         .expect_warning("cannot be saved")
         .expect_warning("writes are not recorded")

@@ -113,10 +113,14 @@ impl Builder {
         let token = std::iter::repeat_with(fastrand::alphanumeric).take(24).collect();
         let log_dir = self.log_dir.clone().unwrap_or_else(|| folder.path().join("log"));
         let log = LogWatch::default();
-        self.expected.iter().for_each(|substring| log.expect(substring));
+        let expected = self.expected.iter().map(String::as_str).chain(OF_A_SLOW_MACHINE);
+        expected.for_each(|substring| log.expect(substring));
         Ok(Dualsync { settings: self, process: None, log, folder, log_dir, proxy, more, admin, token })
     }
 }
+
+/// How far the target falls behind is a matter of what else the machine does, and of no test.
+const OF_A_SLOW_MACHINE: [&str; 2] = ["Sync queue size is large", "Sync lag is"];
 
 /// How a run ended that was meant to.
 #[derive(Debug)]
