@@ -99,7 +99,12 @@ fn look(look: &Look, view: &LogView) -> Result<Found, Problem> {
         Look::Export(export) => export.run(view, &mut out),
     }?;
     out.flush().map_err(|source| written("standard output", source))?;
-    Ok(found)
+    // `verify` tells it among the rest.
+    let missing = if matches!(look, Look::Verify) { &[][..] } else { &view.missing[..] };
+    for fault in missing {
+        eprintln!("dualsync: {}", verify::bad(fault));
+    }
+    Ok(if missing.is_empty() { found } else { Found::Damaged })
 }
 
 /// What a failed write means.

@@ -49,7 +49,8 @@ pub(super) fn verify(view: &LogView, out: &mut impl Write) -> Result<Found, Prob
     Ok(if damaged { Found::Damaged } else { Found::Whole })
 }
 
-fn bad(fault: &Fault) -> String {
+/// A fault in one line.
+pub(super) fn bad(fault: &Fault) -> String {
     let resume = fault.resume_at.map_or_else(
         || "nothing behind it can be read".to_owned(),
         |lsn| format!("readable again from record {lsn} on"),

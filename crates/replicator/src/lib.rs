@@ -259,7 +259,7 @@ impl Replicator {
                 warn!(%ns, reason = UNRECORDED, "namespace is dirty: only a full comparison can make it good");
             }
         }
-        keep(&mut state, &log, &noted)
+        keep(&mut state, &log, &noted, gap.is_some())
             .map_err(|source| StartError::State { dir: config.dir.clone(), source })?;
         config.pending.add(recovered.entries);
         let planner = remembered(&state, recovered.checkpoint.sent);
@@ -309,14 +309,20 @@ impl Replicator {
 
 /// Puts the state on disk before any cursor says that the log has been dealt with. On a full disk that waits: until then
 /// no cursor is stored, the notes stay, and what only this start knows is noted.
-fn keep(state: &mut State, log: &SyncLog, noted: &Noted) -> std::io::Result<()> {
+fn keep(state: &mut State, log: &SyncLog, noted: &Noted, gap: bool) -> std::io::Result<()> {
     match state.save() {
-        Ok(()) if noted.is_empty() => Ok(()),
-        // They are told again, which costs nothing but a comparison.
-        Ok(()) => log.clear_notes(noted.upto).or_else(|error| {
-            warn!(%error, "the log's reserve cannot be cleared");
+        // What is not forgotten is told again, which costs nothing but a comparison.
+        Ok(()) => {
+            if gap && let Err(error) = log.forget_gap() {
+                warn!(%error, "the log's gap will be told again");
+            }
+            if !noted.is_empty()
+                && let Err(error) = log.clear_notes(noted.upto)
+            {
+                warn!(%error, "the log's reserve cannot be cleared");
+            }
             Ok(())
-        }),
+        }
         Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
             warn!(%error, "the replicator's state cannot be saved: it is kept in memory and in the log's reserve");
             let all = state.everything_dirty().is_some() && !noted.everything;

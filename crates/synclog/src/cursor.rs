@@ -44,7 +44,6 @@ pub enum CursorSync {
 pub(crate) struct CursorFile {
     disk: Disk,
     id: LogId,
-    gap: bool,
     state: Mutex<State>,
     /// Apart from `state`, so that looking does not wait for the disk. Set while `state` is held.
     value: Mutex<Option<Cursor>>,
@@ -67,6 +66,18 @@ struct State {
     /// Where the cursor in the other slot stands, if that is written and not synced yet.
     pending: Option<Lsn>,
     durable_applied: Lsn,
+    gaps: Gaps,
+}
+
+/// What the slots say of the gaps that are told at an open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gaps {
+    /// No segment is flagged with the one that was told: the slots are.
+    Here,
+    /// What segments are flagged with is to be told at the next open, unless a cursor lies beyond it.
+    Flagged,
+    /// Somebody has kept what they mean.
+    Kept,
 }
 
 impl State {
@@ -77,26 +88,25 @@ impl State {
 }
 
 impl CursorFile {
-    /// Goes on from what was loaded. With `gap`, the slots of this run say that there is one: no segment does. Writes a slot at once, so that "closed" and "gap" do not outlive this open.
+    /// Goes on from what was loaded. Writes a slot at once, so that "closed" and "gap" do not outlive this open.
     pub(crate) fn start(
         disk_calls: &Disk,
         folder: &Folder,
         id: LogId,
         loaded: Loaded,
         durable: Lsn,
-        gap: bool,
+        gaps: Gaps,
     ) -> Result<CursorFile, OpenError> {
         let path = folder.cursor();
         let failed = disk("write", &path);
         let file = open_or_create(disk_calls, &path).map_err(&failed)?;
         let generation = loaded.slot.as_ref().map_or(0, |slot| slot.generation);
         let value = loaded.slot.and_then(|slot| slot.cursor);
-        let state =
-            State { file, generation, synced_slot: loaded.newest, pending: None, durable_applied: Lsn::ZERO };
+        let (synced_slot, durable_applied) = (loaded.newest, Lsn::ZERO);
+        let state = State { file, generation, synced_slot, pending: None, durable_applied, gaps };
         let started = CursorFile {
             disk: disk_calls.clone(),
             id,
-            gap,
             state: Mutex::new(state),
             value: Mutex::new(value.clone()),
         };
@@ -144,8 +154,9 @@ impl CursorFile {
     ) -> io::Result<()> {
         let generation = state.generation + 1;
         let closed = ending == Some(Ending::InOrder);
-        let gap = self.gap || ending == Some(Ending::NotesLost);
-        let slot = Slot { id: self.id, generation, cursor: cursor.cloned(), durable, closed, gap };
+        let gap = state.gaps == Gaps::Here || ending == Some(Ending::NotesLost);
+        let kept = state.gaps == Gaps::Kept;
+        let slot = Slot { id: self.id, generation, cursor: cursor.cloned(), durable, closed, gap, kept };
         let offset = (1 - state.synced_slot) * SLOT_BYTES;
         self.disk.write(&state.file, &[IoSlice::new(&slot.encode())], offset as u64)?;
         state.generation = generation;
@@ -192,6 +203,20 @@ impl Shared {
         if sync == CursorSync::Now {
             self.cursor.sync(&mut state).map_err(|error| self.poison("sync the cursor", &error))?;
         }
+        Ok(())
+    }
+
+    pub(crate) fn forget_gap(&self) -> Result<(), CursorError> {
+        let mut state = self.cursor.state.lock();
+        if self.is_closed() {
+            return Err(CursorError::Closed);
+        }
+        self.healthy()?;
+        state.gaps = Gaps::Kept;
+        let value = self.cursor.value();
+        let failed = |source| CursorError::Disk { path: self.folder.cursor(), source };
+        self.cursor.write(&mut state, value.as_ref(), self.synced(), None).map_err(failed)?;
+        self.cursor.sync(&mut state).map_err(|error| self.poison("sync the cursor", &error))?;
         Ok(())
     }
 }

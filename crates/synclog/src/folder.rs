@@ -163,6 +163,17 @@ impl Folder {
     }
 }
 
+/// Opens a file to read it. What is no regular file is an error of the kind `InvalidInput`: a pipe would hold up whoever
+/// opens or reads it.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
+}
+
 /// The running kernel's boot id, zeros when it does not tell.
 pub(crate) fn kernel_boot_id() -> BootId {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

@@ -217,6 +217,12 @@ impl SyncLog {
         self.shared().store_cursor(cursor, sync)
     }
 
+    /// [`Recovery::gap`](crate::Recovery::gap) is not told again at the next open: what it means is kept elsewhere, on
+    /// disk. A gap that is found later is. Blocks for the disk. After an error it may be told again.
+    pub fn forget_gap(&self) -> Result<(), CursorError> {
+        self.shared().forget_gap()
+    }
+
     /// Figures, taken one after the other.
     pub fn stats(&self) -> Stats {
         let shared = self.shared();

@@ -9,7 +9,8 @@
 //! 4. The next position lies above every one that was ever seen. A log that ends before its cursor, or before what
 //!    was synced, has a gap.
 //! 5. Damage and gaps are never passed in silence: the bytes are set aside, [`Recovery::gap`] tells, the segment behind
-//!    is flagged and reported again until a cursor lies behind it, and the log opens all the same.
+//!    is flagged and reported again until a cursor lies behind it, or its reader has kept what it means; and the log
+//!    opens all the same.
 //!
 //! Not here: salvage of whole records behind damage (everything is to be verified then).
 
@@ -41,7 +42,8 @@ pub struct Recovery {
     /// Files with what was cut or could not be used. The program never deletes a `.damaged` one.
     pub set_aside: Vec<PathBuf>,
     /// Records may be missing: everything is to be verified. Set again at every open until the stored cursor lies
-    /// beyond `head` as it is now, so keep what it means before storing one.
+    /// beyond `head` as it is now, so keep what it means before storing one; or until
+    /// [`SyncLog::forget_gap`](crate::SyncLog::forget_gap).
     pub gap: Option<String>,
     /// What else a person may want to know.
     pub notes: Vec<String>,
@@ -55,6 +57,8 @@ pub(crate) struct Recovered {
     pub(crate) segments: Vec<Kept>,
     /// Whether the segment that is made now, at `report.head`, follows a gap.
     pub(crate) gap_before_head: bool,
+    /// Whoever reads the log has kept what all gaps mean that segments are flagged with.
+    pub(crate) gaps_kept: bool,
     pub(crate) cursor: Loaded,
     pub(crate) report: Recovery,
 }
@@ -162,8 +166,14 @@ pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Resul
 
     // Rule 5: what was reported and not passed yet is reported again.
     let mut gap_before_head = !recovery.gaps.is_empty();
+    let mut gaps_kept = recovery.cursor.slot.as_ref().is_some_and(|slot| slot.kept);
+    if gap_before_head && gaps_kept {
+        // On disk before anything is flagged with the new one.
+        recovery.announce_gap()?;
+        gaps_kept = false;
+    }
     let unpassed = |kept: &&Kept| kept.header.gap_before && kept.header.base >= applied.unwrap_or(Lsn::ZERO);
-    if let (false, Some(kept)) = (gap_before_head, kept.iter().find(unpassed)) {
+    if let (false, false, Some(kept)) = (gap_before_head, gaps_kept, kept.iter().find(unpassed)) {
         let base = kept.header.base;
         recovery
             .gaps
@@ -180,7 +190,7 @@ pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Resul
     report.first = kept.first().map_or(head, |kept| kept.header.base);
     report.head = head;
     report.gap = (!recovery.gaps.is_empty()).then(|| recovery.gaps.join("; "));
-    Ok(Recovered { id, fresh, segments: kept, gap_before_head, cursor: recovery.cursor, report })
+    Ok(Recovered { id, fresh, segments: kept, gap_before_head, gaps_kept, cursor: recovery.cursor, report })
 }
 
 struct Recoverer<'a> {

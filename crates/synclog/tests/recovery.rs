@@ -13,7 +13,9 @@ use common::{
     crash_copy, cut_to, files, fill, flip, len, open, open_error, payload, read, read_through, scratch,
     segments, small, wait_for,
 };
-use synclog::{Call, Config, Cursor, CursorSync, Faults, Lsn, OpenError, Record, Recovery, SyncLog, Verdict};
+use synclog::{
+    Call, Config, Cursor, CursorSync, Faults, LogView, Lsn, OpenError, Record, Recovery, SyncLog, Verdict,
+};
 
 /// A log of its own boot, whose flusher only works on request.
 fn quiet(dir: &Path) -> Config {
@@ -219,6 +221,53 @@ fn a_hole_in_an_unsynced_segment_is_a_gap_and_the_log_opens() {
     let (log, found) = open(&copy);
     assert!(found.gap.is_none(), "{found:?}");
     assert!(found.notes.iter().any(|note| note.contains("1 damaged file")), "{found:?}");
+    goes_on(&log, &copy, 100);
+}
+
+/// Whoever has kept what a gap means need not hear of it again, also when nothing is appended; of a new one, always.
+#[test]
+fn a_gap_that_was_dealt_with_is_not_told_again() {
+    let dir = scratch();
+    let (config, gate) = held(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 30, 100);
+    let copy = crashed(&config, dir.path());
+    drop(gate);
+    flip(&segments(&copy.dir)[0], 64 + 10 * 136 + 50);
+    for _ in 0..2 {
+        assert!(open(&copy).1.gap.is_some());
+    }
+    let (log, found) = open(&copy);
+    assert!(found.gap.is_some());
+    log.forget_gap().unwrap();
+    // It survives the death of the process, and other cursors.
+    let mut died = copy.clone();
+    died.dir = dir.path().join("died");
+    crash_copy(&copy.dir, &died.dir);
+    assert!(open(&died).1.gap.is_none());
+    store(&log, 5);
+    log.close().unwrap();
+    for _ in 0..2 {
+        let (log, found) = open(&copy);
+        assert!(found.gap.is_none(), "{found:?}");
+        assert_eq!(
+            read_through(&log),
+            (read(&log, Lsn::ZERO).unwrap(), 0),
+            "the gap is still crossed in silence"
+        );
+        log.close().unwrap();
+    }
+    // Another one, at the same position: its end is gone, and nothing was appended since.
+    segments(&copy.dir)[1..].iter().for_each(|path| fs::remove_file(path).unwrap());
+    for _ in 0..2 {
+        let (log, found) = open(&copy);
+        assert!(found.gap.is_some(), "{found:?}");
+        assert_eq!(found.head, Lsn(31));
+        drop(log);
+    }
+    open(&copy).0.forget_gap().unwrap();
+    let (log, found) = open(&copy);
+    assert!(found.gap.is_none(), "{found:?}");
     goes_on(&log, &copy, 100);
 }
 
@@ -606,13 +655,19 @@ fn whatever_becomes_of_a_file_it_is_told() {
             _ => bytes.copy_within(at..stop, to),
         }
         fs::write(path, bytes).unwrap();
+        let seen = LogView::open(&copy.dir).unwrap().verify(|_| {});
         let (log, found) = open(&copy);
-        let about = format!("round {round}, change {what} at {at}..{stop} of {}: {found:?}", path.display());
+        let about = format!(
+            "round {round}, change {what} at {at}..{stop} of {}: {found:?}, {seen:?}",
+            path.display()
+        );
         let (read, damage) = read_through(&log);
         check_payloads(&read, 150, &about);
         assert!(read.is_sorted_by(|one, next| one.lsn < next.lsn), "{about}");
         assert!(read.len() as u64 == records || found.gap.is_some() || damage > 0, "{about}");
         assert!(found.head > Lsn(records) || found.gap.is_some(), "{about}");
+        // Whoever only looked was told as well.
+        assert!(seen.faults > 0 || (found.gap.is_none() && damage == 0), "{about}");
         goes_on(&log, &copy, 150);
     }
 }

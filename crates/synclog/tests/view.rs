@@ -108,8 +108,8 @@ fn each_bad_place_is_told_and_passed() {
         .map(|fault| (files.iter().position(|file| *file == fault.path).unwrap(), fault.lsn.0))
         .collect();
     // 17 records fit into a segment.
-    assert_eq!(places, [(0, 1), (1, 18), (1, 26), (2, 51), (3, 52), (5, 69)], "{faults:#?}");
-    assert_eq!(verified.faults, 6);
+    assert_eq!(places, [(0, 1), (1, 18), (1, 26), (2, 51), (3, 52), (5, 69), (5, 100)], "{faults:#?}");
+    assert_eq!(verified.faults, 7);
     assert!(verified.torn_bytes > 0, "{verified:?}");
 
     let (mut records, mut damage) = (vec![], vec![]);
@@ -125,6 +125,122 @@ fn each_bad_place_is_told_and_passed() {
     assert_eq!(damage, [(1, 2), (18, 19), (26, 27), (51, 52), (69, 86)], "{damage:?}");
     assert_eq!(records.len() as u64, verified.records);
     assert!(records.iter().all(|record| record.payload == payload(record.lsn.0, 200)));
+}
+
+/// Of a copy whose files were changed: what its verification tells.
+fn faults(dir: &Path) -> Vec<String> {
+    let mut faults = vec![];
+    LogView::open(dir).unwrap().verify(|fault| faults.push(format!("{}: {}", fault.lsn, fault.what)));
+    faults
+}
+
+#[test]
+fn a_log_that_lost_its_end_or_its_beginning_is_not_whole() {
+    let dir = scratch();
+    let config = small(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 100, 200);
+    let applied = Lsn(40);
+    log.store_cursor(&Cursor { applied, data: vec![] }, CursorSync::Now).unwrap();
+    log.trim(applied).unwrap();
+    log.close().unwrap();
+    assert_eq!(faults(&config.dir), [""; 0]);
+    let lost = |about: &str, change: &dyn Fn(&Path), lsn: u64, what: &str| {
+        let copy = dir.path().join("copy");
+        crash_copy(&config.dir, &copy);
+        change(&copy);
+        let told = faults(&copy);
+        assert!(told.len() == 1, "{about}: {told:?}");
+        assert!(told[0].starts_with(&format!("{lsn}: ")) && told[0].contains(what), "{about}: {told:?}");
+        // 40 records were applied, 100 written: it says where it had been, not where it ends now.
+        assert_eq!(LogView::open(&copy).unwrap().head(), Lsn(101), "{about}");
+    };
+    let last = |dir: &Path| segments(dir).pop().unwrap();
+    let view = LogView::open(&config.dir).unwrap();
+    let (first_base, last_base) = (view.first().0, view.segments.last().unwrap().base.0);
+    // 232 bytes each.
+    lost("a record", &|dir| cut_to(&last(dir), len(&last(dir)) - 232), 100, "had reached 101");
+    lost("part of a record", &|dir| cut_to(&last(dir), len(&last(dir)) - 1), 100, "had reached 101");
+    lost("a file", &|dir| fs::remove_file(last(dir)).unwrap(), last_base, "had reached 101");
+    let all = |dir: &Path| segments(dir).iter().for_each(|path| fs::remove_file(path).unwrap());
+    lost("all files", &all, 1, "had reached 101");
+    let first = |dir: &Path| fs::remove_file(&segments(dir)[0]).unwrap();
+    lost("the first file", &first, 40, "missing");
+    // Nor is its end known.
+    lost("the cursor", &|dir| fs::remove_file(dir.join("cursor")).unwrap(), first_base, "cursor");
+}
+
+#[test]
+fn what_is_no_file_is_told_and_holds_nobody_up() {
+    let dir = scratch();
+    let config = small(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 60, 200);
+    log.close().unwrap();
+    let copy = dir.path().join("copy");
+    let make_fifo = |path: &Path| {
+        let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+        assert!(made.success());
+    };
+    for (about, nth, puts) in [
+        (
+            "a dangling link",
+            1,
+            &(|path: &Path| std::os::unix::fs::symlink("nowhere", path).unwrap()) as &dyn Fn(&Path),
+        ),
+        ("a pipe", 1, &make_fifo),
+        ("a folder", 1, &|path: &Path| fs::create_dir(path).unwrap()),
+        ("a pipe in front", 0, &make_fifo),
+        ("a dangling link at the end", 3, &|path: &Path| {
+            std::os::unix::fs::symlink("nowhere", path).unwrap()
+        }),
+    ] {
+        crash_copy(&config.dir, &copy);
+        let file = segments(&copy)[nth].clone();
+        fs::remove_file(&file).unwrap();
+        puts(&file);
+        let view = LogView::open(&copy).unwrap();
+        assert_eq!(view.verify(|_| {}).faults, 1, "{about}");
+        let (mut reader, mut read, mut told) = (view.records(Lsn::ZERO), 0, 0);
+        loop {
+            match reader.next() {
+                Ok(Some(record)) => {
+                    assert_eq!(record.payload, payload(record.lsn.0, 200), "{about}");
+                    read += 1;
+                }
+                Ok(None) => break,
+                Err(ReadError::Disk { .. }) => {
+                    told += 1;
+                    if !reader.skip_segment() {
+                        break;
+                    }
+                }
+                Err(error) => panic!("{about}: {error}"),
+            }
+        }
+        // 17 records fit into a segment.
+        assert_eq!((read, told), (if nth == 3 { 51 } else { 43 }, 1), "{about}");
+        for name in ["cursor", "reserve"] {
+            crash_copy(&config.dir, &copy);
+            fs::remove_file(copy.join(name)).unwrap();
+            make_fifo(&copy.join(name));
+            let error = LogView::open(&copy).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("no regular file"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn notes_that_are_gone_are_everything() {
+    let dir = scratch();
+    let config = small(dir.path());
+    let (log, _) = open(&config);
+    log.note(b"one").unwrap();
+    log.close().unwrap();
+    assert!(!LogView::open(&config.dir).unwrap().noted_everything);
+    fs::remove_file(config.dir.join("reserve")).unwrap();
+    let view = LogView::open(&config.dir).unwrap();
+    assert!(view.noted_everything && view.notes.is_empty());
 }
 
 #[test]

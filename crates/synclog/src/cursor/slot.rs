@@ -1,6 +1,6 @@
 //! One slot of the cursor file: its bytes, and what is done with it before the log is open.
 //!
-//! 512 bytes, little endian: magic 8, version u16, flags u16 (1 closed, 2 gap), crc u32 (over all other bytes),
+//! 512 bytes, little endian: magic 8, version u16, flags u16 (1 closed, 2 gap, 4 kept), crc u32 (over all other bytes),
 //! log id 16, generation u64, applied u64 (0: no cursor), durable u64, data length u16, reserved 6, data 448.
 //! Of the two, the whole one with the higher generation counts.
 
@@ -26,6 +26,8 @@ pub(crate) struct Slot {
     pub(crate) closed: bool,
     /// A recovery found a gap, until a segment is there that is flagged; or the log was closed, and notes could not be kept.
     pub(crate) gap: bool,
+    /// Of every gap that a segment is flagged with, somebody has kept what it means.
+    pub(crate) kept: bool,
 }
 
 /// What the file held at open.
@@ -33,6 +35,8 @@ pub(crate) struct Slot {
 pub(crate) struct Loaded {
     pub(crate) slot: Option<Slot>,
     pub(crate) notes: Vec<String>,
+    /// A slot is neither whole nor empty.
+    pub(crate) torn: bool,
     /// Something was written to it, and nothing can be read.
     pub(crate) unreadable: bool,
     /// Where `slot` stands, 0 or 1.
@@ -53,7 +57,6 @@ pub(crate) fn load(disk_calls: &Disk, path: &Path) -> Result<Loaded, OpenError> 
 /// The slot that counts, of a file's bytes.
 pub(crate) fn newest(path: &Path, bytes: &[u8]) -> Result<Loaded, OpenError> {
     let mut loaded = Loaded::default();
-    let mut torn = false;
     for (nth, block) in bytes.chunks(SLOT_BYTES).enumerate() {
         match Slot::decode(block) {
             Ok(slot) => {
@@ -66,11 +69,11 @@ pub(crate) fn newest(path: &Path, bytes: &[u8]) -> Result<Loaded, OpenError> {
                 return Err(OpenError::Newer { path: path.to_owned(), version });
             }
             // The slot that was never written is zeros.
-            Err(BlockFault::Damaged) => torn |= block.iter().any(|byte| *byte != 0),
+            Err(BlockFault::Damaged) => loaded.torn |= block.iter().any(|byte| *byte != 0),
         }
     }
-    loaded.unreadable = torn && loaded.slot.is_none();
-    match (&loaded.slot, torn) {
+    loaded.unreadable = loaded.torn && loaded.slot.is_none();
+    match (&loaded.slot, loaded.torn) {
         (None, _) => loaded
             .notes
             .push("no slot of the cursor file is whole: reading starts at the first record".into()),
@@ -92,11 +95,11 @@ pub(crate) fn announce_gap(
     reached: Lsn,
 ) -> Result<(), OpenError> {
     let path = folder.cursor();
-    let none = Slot { id, generation: 0, cursor: None, durable: Lsn::FIRST, closed: false, gap: true };
+    let (closed, gap, kept) = (false, true, false);
+    let none = Slot { id, generation: 0, cursor: None, durable: Lsn::FIRST, closed, gap, kept };
     let mut slot = loaded.slot.clone().unwrap_or(none);
     slot.generation += 1;
-    slot.closed = false;
-    slot.gap = true;
+    (slot.closed, slot.gap, slot.kept) = (closed, gap, kept);
     slot.durable = slot.durable.max(reached);
     let nth = 1 - loaded.newest;
     let written = open_or_create(disk_calls, &path).and_then(|file| {
@@ -116,7 +119,9 @@ pub(crate) fn open_or_create(disk_calls: &Disk, path: &Path) -> io::Result<File>
 impl Slot {
     pub(crate) fn encode(&self) -> [u8; SLOT_BYTES] {
         let mut bytes = [0; SLOT_BYTES];
-        let flags = u16::from(self.closed) * FLAG_CLOSED + u16::from(self.gap) * FLAG_GAP;
+        let flags = u16::from(self.closed) * FLAG_CLOSED
+            + u16::from(self.gap) * FLAG_GAP
+            + u16::from(self.kept) * FLAG_KEPT;
         let (applied, data) =
             self.cursor.as_ref().map_or((Lsn::ZERO, &[][..]), |at| (at.applied, &at.data[..]));
         bytes[0..8].copy_from_slice(&MAGIC);
@@ -146,6 +151,7 @@ impl Slot {
             durable: Lsn(u64::from_le_bytes(array(bytes, 48))),
             closed: flags & FLAG_CLOSED != 0,
             gap: flags & FLAG_GAP != 0,
+            kept: flags & FLAG_KEPT != 0,
         })
     }
 }
@@ -156,6 +162,7 @@ pub(crate) const SLOT_BYTES: usize = 512;
 const MAGIC: [u8; 8] = *b"dscursor";
 const FLAG_CLOSED: u16 = 1;
 const FLAG_GAP: u16 = 2;
+const FLAG_KEPT: u16 = 4;
 const DATA_AT: usize = SLOT_BYTES - CURSOR_DATA_MAX;
 
 #[cfg(test)]
@@ -165,8 +172,10 @@ mod tests {
     #[test]
     fn slots_round_trip_and_any_flipped_bit_is_seen() {
         let cursor = Some(Cursor { applied: Lsn(9), data: vec![7; CURSOR_DATA_MAX] });
-        for (cursor, closed, gap) in [(cursor, true, false), (None, false, true)] {
-            let slot = Slot { id: [1; 16], generation: 3, cursor, durable: Lsn(12), closed, gap };
+        for (cursor, closed, gap, kept) in
+            [(cursor, true, false, false), (None, false, true, false), (None, false, false, true)]
+        {
+            let slot = Slot { id: [1; 16], generation: 3, cursor, durable: Lsn(12), closed, gap, kept };
             let bytes = slot.encode();
             assert_eq!(Slot::decode(&bytes), Ok(slot));
             for bit in 0..bytes.len() * 8 {

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::{Closing, Owner, Segment, Shared, SyncLog};
 use crate::append::{self, Tail};
 use crate::config::Config;
-use crate::cursor::{CursorFile, Ending};
+use crate::cursor::{CursorFile, Ending, Gaps};
 use crate::disk::Disk;
 use crate::error::{OpenError, Poisoned};
 use crate::flush;
@@ -51,8 +51,12 @@ impl SyncLog {
         let used = if first.is_some() { used + SEGMENT_HEADER_BYTES } else { used };
         let gauge = Gauge::new(&config, used, free);
         // As a rule the segment tells of the gap from now on.
-        let gap = gap_before && first.is_none();
-        let cursor = CursorFile::start(&disk_calls, &folder, id, recovered.cursor, head, gap)?;
+        let gaps = match gap_before && first.is_none() {
+            _ if recovered.gaps_kept => Gaps::Kept,
+            true => Gaps::Here,
+            false => Gaps::Flagged,
+        };
+        let cursor = CursorFile::start(&disk_calls, &folder, id, recovered.cursor, head, gaps)?;
         folder.sync(&disk_calls).map_err(disk("sync", &folder.path))?;
 
         let kept = recovered.segments.into_iter().map(|kept| Segment {

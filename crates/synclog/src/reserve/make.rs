@@ -15,7 +15,7 @@ use super::page::{FILE_BYTES, HALF_BYTES, HEADER_BYTES, Header, half_range, scan
 use super::{Half, Live, Reserve, State};
 use crate::disk::Disk;
 use crate::error::OpenError;
-use crate::folder::{Folder, disk, refuse_too_open};
+use crate::folder::{Folder, disk, open_to_read, refuse_too_open};
 use crate::format::{self, BlockFault, LogId};
 use crate::patient::Patient;
 use crate::sync::Mutex;
@@ -30,7 +30,7 @@ impl Reserve {
         }
         refuse_too_open(&path, 0o600)?;
         let mut header = Vec::new();
-        let file = File::open(&path).map_err(disk("open", &path))?;
+        let file = open_to_read(&path).map_err(disk("open", &path))?;
         // What cannot be read is as good as damaged.
         let _ = file.take(HEADER_BYTES as u64).read_to_end(&mut header);
         match Header::decode(&header) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::Lsn;
 use crate::disk::Disk;
 use crate::error::ReadError;
-use crate::folder::Listing;
+use crate::folder::{Listing, open_to_read};
 use crate::reader::Record;
 use crate::walk::{Step, Walk};
 
@@ -117,23 +117,31 @@ impl ViewReader {
     }
 
     fn look_up(&mut self) -> Result<Option<Place>, ReadError> {
-        let list = self.list()?;
-        let Some((first, _)) = list.first().cloned() else { return Ok(None) };
-        if self.at < first {
-            let lsn = std::mem::replace(&mut self.at, first);
-            if lsn > Lsn::ZERO {
-                return Err(ReadError::Trimmed { lsn, first });
+        let mut gone = None;
+        let (base, path, file) = loop {
+            let list = self.list()?;
+            let Some((first, _)) = list.first().cloned() else { return Ok(None) };
+            if self.at < first {
+                let lsn = std::mem::replace(&mut self.at, first);
+                if lsn > Lsn::ZERO {
+                    return Err(ReadError::Trimmed { lsn, first });
+                }
             }
-        }
-        let Some((base, path)) = list.into_iter().rev().find(|(base, _)| *base <= self.at) else {
-            return Ok(None);
+            let Some((base, path)) = list.into_iter().rev().find(|(base, _)| *base <= self.at) else {
+                return Ok(None);
+            };
+            match open_to_read(&path) {
+                // Trimmed just now: the next look says so. What is listed again leads nowhere.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && gone.as_ref() != Some(&path) => {
+                    gone = Some(path);
+                }
+                other => {
+                    let file = other.map_err(|source| failed(&path, source))?;
+                    break (base, path, file);
+                }
+            }
         };
         let failed = |source| failed(&path, source);
-        let file = match File::open(&path) {
-            // Trimmed just now: the next look says so.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.look_up(),
-            other => other.map_err(failed)?,
-        };
         let reads = file.try_clone().map_err(failed)?;
         let end = file.metadata().map_err(failed)?.len();
         let walk = Walk::new(Disk::new(None), reads, self.seed, end);

@@ -1,12 +1,13 @@
 //! Reads a whole log and tells what is wrong with it.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{LogView, SegmentView};
 use crate::Lsn;
+use crate::cursor::slot::Slot;
 use crate::disk::Disk;
+use crate::folder::open_to_read;
 use crate::format::{self, SEGMENT_HEADER_BYTES};
 use crate::walk::{Step, Walk};
 
@@ -44,6 +45,11 @@ pub struct Verified {
 
 pub(super) fn verify(view: &LogView, mut tell: impl FnMut(Fault)) -> Verified {
     let mut verified = Verified::default();
+    // Behind the end there is nothing to go on with: that is told last.
+    let (inside, end): (Vec<_>, Vec<_>) =
+        view.missing.iter().cloned().partition(|missing| missing.resume_at.is_some());
+    verified.faults += view.missing.len() as u64;
+    inside.into_iter().for_each(&mut tell);
     let mut due = None;
     for (nth, segment) in view.segments.iter().enumerate() {
         let mut count = |fault: Fault| {
@@ -72,6 +78,8 @@ pub(super) fn verify(view: &LogView, mut tell: impl FnMut(Fault)) -> Verified {
                 verified.trimmed += 1;
                 due = None;
             }
+            // Told above.
+            Err(_) if segment.fault.is_some() => due = None,
             Err(error) => {
                 let resume_at = view.segments.get(nth + 1).map(|next| next.base);
                 count(fault(
@@ -85,7 +93,39 @@ pub(super) fn verify(view: &LogView, mut tell: impl FnMut(Fault)) -> Verified {
             }
         }
     }
+    end.into_iter().for_each(tell);
     verified
+}
+
+/// What must be there: all from what is applied, by the cursor as it is now, up to what the view had reached.
+pub(super) fn missing(view: &LogView, slot: Option<&Slot>) -> Vec<Fault> {
+    let cursor = view.dir.join("cursor");
+    let mut missing = Vec::new();
+    if view.end() < view.reached {
+        let (path, offset) = view.segments.last().map_or((&view.dir, 0), |last| (&last.path, last.bytes));
+        let what =
+            format!("the log ends here, but had reached {}; or it was copied while in use", view.reached);
+        missing.push(fault(path, offset, view.end(), None, what));
+    }
+    let first = view.segments.first();
+    let Some(slot) = slot else {
+        if view.end() > Lsn::FIRST {
+            let what = "the cursor is missing or unreadable: how far the log reached is not known".to_owned();
+            missing.push(fault(&cursor, 0, view.first(), Some(view.first()), what));
+        }
+        return missing;
+    };
+    let applied = slot.cursor.as_ref().map_or(Lsn::FIRST, |cursor| cursor.applied);
+    if let Some(first) = first.filter(|first| first.base > applied && !first.gap_before) {
+        let what =
+            "the files before this one are missing; or they were deleted while it was copied".to_owned();
+        missing.push(fault(&first.path, 0, applied, Some(first.base), what));
+    }
+    if slot.gap {
+        let what = "a start found a gap and did not get to its end, or notes could not be kept".to_owned();
+        missing.push(fault(&cursor, 0, view.end(), Some(view.head()), what));
+    }
+    missing
 }
 
 struct Read {
@@ -96,7 +136,7 @@ struct Read {
 }
 
 fn read(segment: &SegmentView, seed: u32, last: bool, tell: &mut impl FnMut(Fault)) -> io::Result<Read> {
-    let file = File::open(&segment.path)?;
+    let file = open_to_read(&segment.path)?;
     // As long as it is now: a live log has grown since the folder was looked at.
     let end = file.metadata()?.len();
     let mut walk = Walk::new(Disk::new(None), file, seed, end);
