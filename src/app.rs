@@ -262,10 +262,14 @@ impl Running {
             info!("the replicator's batch was not finished in time");
             replicator.abort();
         }
-        if let Some(sync) = &self.program.sync
-            && let Err(error) = sync.log.close()
-        {
-            error!(%error, "the sync log could not be closed in order");
+        if let Some(sync) = &self.program.sync {
+            let log = sync.log.clone();
+            // The disk may not answer: a second signal is heard meanwhile.
+            match tokio::task::spawn_blocking(move || log.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => error!(%error, "the sync log could not be closed in order"),
+                Err(error) => error!(%error, "closing the sync log died"),
+            }
         }
         self.stop_admin.cancel();
         if self.admin.await.is_err() {

@@ -13,7 +13,6 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use crate::Lsn;
-use crate::config::Durability;
 use crate::disk::Disk;
 use crate::error::AppendError;
 use crate::flush::Unsynced;
@@ -115,7 +114,7 @@ impl Shared {
         last.segment.end.store(tail.end, Ordering::Release);
         self.head.store(lsn.0 + 1, Ordering::SeqCst);
         tail.unsynced_bytes += bytes;
-        let nudge = tail.unsynced_bytes >= NUDGE_BYTES && self.config.durability != Durability::Process;
+        let nudge = tail.unsynced_bytes >= NUDGE_BYTES;
         if nudge {
             tail.unsynced_bytes = 0;
         }

@@ -44,7 +44,8 @@ pub struct Config {
     /// How long an append may wait for one that the disk does not answer (default 2 s); then it is an error.
     pub hang_after: Duration,
     /// Identifies the host's current boot. `None` (default): the kernel is asked. A log that was not closed and
-    /// was last written under another boot is reported as suspect, because the host may have lost what was not synced.
+    /// was last written under another boot, or one that nobody knows (zeros), is reported as suspect, because the host
+    /// may have lost what was not synced.
     pub boot_id: Option<[u8; 16]>,
     /// Decides over every file call (default none): for tests of what a failing disk does.
     pub faults: Option<Faults>,

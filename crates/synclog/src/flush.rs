@@ -1,12 +1,13 @@
 //! The flusher: syncs in groups and publishes the durable position.
 //!
-//! - on request, every `flush_interval`, and every 8 MiB; all who wait share one sync
+//! - on request, every `flush_interval`, and every 8 MiB; all who wait share one sync. With `Process` nobody waits, and
+//!   only bytes count: a larger backlog of dirty pages would stall the appends themselves
 //! - published is what the head was before the sync began; names of new segments are synced before their records count
 //! - a failed sync poisons the log for this process: afterwards nobody knows what the disk holds, and a second sync
 //!   would report success for pages that the kernel has given up
 //! - notes are synced every `flush_interval` whatever the durability, and in a poisoned log, too: they are for it
 //!
-//! Not here: `sync_file_range`. The sync every 8 MiB keeps the backlog of dirty pages small as well.
+//! Not here: `sync_file_range`, which no safe crate offers. The sync every 8 MiB keeps the backlog of dirty pages as small.
 
 use crate::sync::atomic::Ordering;
 use std::fs::File;

@@ -14,7 +14,7 @@ use rustix::fs::FlockOperation;
 use crate::Lsn;
 use crate::disk::Disk;
 use crate::error::OpenError;
-use crate::format::BootId;
+use crate::format::{BOOT_UNKNOWN, BootId};
 
 #[derive(Debug)]
 pub(crate) struct Folder {
@@ -178,7 +178,7 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
 pub(crate) fn kernel_boot_id() -> BootId {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits = text.trim().replace('-', "");
-    u128::from_str_radix(&digits, 16).map_or([0; 16], u128::to_be_bytes)
+    u128::from_str_radix(&digits, 16).map_or(BOOT_UNKNOWN, u128::to_be_bytes)
 }
 
 /// Refuses a file or folder that group or others may use.

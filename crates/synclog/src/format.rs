@@ -37,6 +37,8 @@ pub(crate) type LogId = [u8; 16];
 /// Names one run of the host's kernel; zeros when unknown.
 pub(crate) type BootId = [u8; 16];
 
+pub(crate) const BOOT_UNKNOWN: BootId = [0; 16];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub(crate) id: LogId,

@@ -114,12 +114,15 @@ pub(crate) struct Shared {
     pub(crate) wake: Condvar,
     pub(crate) synced_more: Notify,
     pub(crate) poisoned: OnceLock<Poisoned>,
+    /// Goes on when nothing is done in the folder any more.
+    pub(crate) ended: Turns,
 }
 
 #[derive(Debug)]
 struct Owner {
     shared: Arc<Shared>,
-    closing: Mutex<Option<Closing>>,
+    /// Taken by the one who ends it.
+    closing: Arc<Mutex<Option<Closing>>>,
 }
 
 /// What ends with the log.
@@ -251,8 +254,9 @@ impl SyncLog {
     ///
     /// Later calls do nothing and tell the same. Readers may go on.
     ///
-    /// While the disk holds an append for longer than [`Config::hang_after`], the log takes nothing more, but is not
-    /// closed: the error says so, the folder stays locked, and a later call tries again.
+    /// While the disk holds an append for longer than [`Config::hang_after`], or what is to be done last for longer than
+    /// five times that, the log takes nothing more, but is not closed: the error says so, the folder stays locked, and a
+    /// later call waits again. What was appended is as safe as after a kill.
     pub fn close(&self) -> Result<(), Poisoned> {
         self.owner.close()
     }

@@ -14,6 +14,7 @@ use crate::error::is_full;
 use crate::folder::Folder;
 use crate::level;
 use crate::log::Shared;
+use crate::reserve::make::Tries;
 use crate::sync::MutexGuard;
 
 #[derive(Debug)]
@@ -41,6 +42,7 @@ pub(crate) enum Full {
 
 /// Runs until the log is closed.
 pub(crate) fn run(shared: &Shared) {
+    let mut tries = Tries::default();
     let mut tail = shared.tail.lock();
     while !shared.is_closed() {
         if !matches!(tail.spare, Spare::Wanted) {
@@ -49,7 +51,7 @@ pub(crate) fn run(shared: &Shared) {
                 MutexGuard::unlocked(&mut tail, || {
                     shared.look_at_disk();
                     shared.trim_again();
-                    shared.reserve.make_again(&shared.folder);
+                    shared.reserve.make_again(&shared.folder, &mut tries);
                 });
             }
             continue;

@@ -5,7 +5,8 @@
 //! 3. At the first bad record, at position `s`:
 //!    nothing behind it, and nothing says that `s` was synced: a **torn tail**, cut;
 //!    something behind it, the host restarted since, and `s` was not synced: **power loss** wrote pages out of order,
-//!    cut with all behind it; else **damage**.
+//!    cut with all behind it; else **damage**. Where nobody knows whether the host restarted, nothing whole is cut, but all
+//!    that was not closed in order has a gap.
 //! 4. The next position lies above every one that was ever seen. A log that ends before its cursor, or before what
 //!    was synced, has a gap.
 //! 5. Damage and gaps are never passed in silence: the bytes are set aside, [`Recovery::gap`] tells, the segment behind
@@ -23,7 +24,7 @@ use crate::cursor::slot::{self, Loaded};
 use crate::disk::Disk;
 use crate::error::OpenError;
 use crate::folder::{Aside, Folder, disk};
-use crate::format::{self, BlockFault, BootId, LogId, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::{self, BOOT_UNKNOWN, BlockFault, BootId, LogId, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::reserve::Reserve;
 use crate::walk::{Step, Walk};
 
@@ -109,7 +110,9 @@ pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Resul
     let unreadable = loaded.unreadable;
     let newest_base = candidates.last().map_or(Lsn::FIRST, |candidate| candidate.base);
     let fresh = was.is_none() && candidates.is_empty() && !unreadable;
-    let restarted = newest.is_some_and(|last| last.boot != boot && last.boot != [0; 16] && boot != [0; 16]);
+    let written_in = newest.map_or(BOOT_UNKNOWN, |last| last.boot);
+    let same_boot_unsure = written_in == BOOT_UNKNOWN || boot == BOOT_UNKNOWN;
+    let restarted = !same_boot_unsure && written_in != boot;
 
     let mut recovery = Recoverer {
         disk: disk_calls,
@@ -158,10 +161,13 @@ pub(crate) fn recover(disk_calls: &Disk, folder: &Folder, boot: BootId) -> Resul
     let in_order = was.is_some_and(|slot| slot.closed && slot.durable == found);
     let untouched = recovery.gaps.is_empty() && recovery.report.set_aside.is_empty();
     recovery.report.clean = fresh || (in_order && untouched);
-    if restarted && !recovery.report.clean {
-        recovery
-            .gaps
-            .push("the host went down before the log was closed: its last records may be missing".into());
+    if !recovery.report.clean && (restarted || same_boot_unsure) {
+        let down = if restarted {
+            "the host went down"
+        } else {
+            "the host may have gone down (its boot id is not known)"
+        };
+        recovery.gaps.push(format!("{down} before the log was closed: its last records may be missing"));
     }
 
     // Rule 5: what was reported and not passed yet is reported again.

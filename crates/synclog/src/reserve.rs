@@ -16,7 +16,7 @@
 //! [`SyncLog::notes`]: crate::SyncLog::notes
 
 mod clear;
-mod make;
+pub(crate) mod make;
 pub(crate) mod page;
 
 use std::collections::HashMap;

@@ -5,14 +5,15 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use common::{fill, open, open_error, payload, read, scratch, segments, small, wait_for};
 use synclog::{
-    AppendError, CURSOR_DATA_MAX, Config, Cursor, CursorError, CursorSync, Durability, Lsn, OpenError,
-    ReadError, SyncLog, TrimError,
+    AppendError, CURSOR_DATA_MAX, Call, Config, Cursor, CursorError, CursorSync, Durability, Faults, Lsn,
+    OpenError, ReadError, SyncLog, TrimError, Verdict,
 };
 
 fn at(applied: u64) -> Cursor {
@@ -200,6 +201,33 @@ async fn with_process_durability_nobody_waits() {
     log.close().unwrap();
     let (_, found) = open(&config);
     assert!(found.clean, "{found:?}");
+}
+
+/// A backlog of dirty pages would stall appends: whatever the durability, it goes to the disk every 8 MiB.
+#[test]
+fn the_disk_is_kept_busy_before_a_segment_is_full() {
+    for durability in [Durability::Process, Durability::Journal] {
+        let dir = scratch();
+        let mut config = Config::new(dir.path().join("log"));
+        config.durability = durability;
+        config.flush_interval = Duration::from_secs(3600);
+        let synced = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&synced);
+        config.faults = Some(Faults::new(move |call| {
+            let flushes = thread::current().name() == Some("synclog-flush");
+            count.fetch_add(usize::from(call == Call::SyncFile && flushes), Ordering::SeqCst);
+            Verdict::Pass
+        }));
+        let (log, _) = open(&config);
+        let record = vec![7; 1 << 20];
+        for round in 1..4 {
+            for _ in 0..8 {
+                log.append(1, &[&record]).unwrap();
+            }
+            wait_for("a sync", || synced.load(Ordering::SeqCst) >= round);
+        }
+        assert_eq!(segments(&config.dir).len(), 1);
+    }
 }
 
 #[test]

@@ -375,11 +375,29 @@ fn after_the_host_went_down_everything_is_suspect() {
     assert_eq!((found.head, found.torn_bytes), (Lsn(11), 0));
     goes_on(&log_after, &copy, 21);
 
-    // One that was closed before is not.
+    // Nor is it known to have stayed up, where nobody says which boot this is, or that was.
+    for (was, is) in [([1; 16], [0; 16]), ([0; 16], [2; 16]), ([0; 16], [0; 16])] {
+        let dir = scratch();
+        let mut config = quiet(dir.path());
+        config.boot_id = Some(was);
+        let (log, _) = open(&config);
+        fill(&log, 10, 21);
+        let mut copy = crashed(&config, dir.path());
+        copy.boot_id = Some(is);
+        let (log_after, found) = open(&copy);
+        assert!(found.gap.as_ref().is_some_and(|gap| gap.contains("may have gone down")), "{found:?}");
+        assert_eq!((found.head, found.torn_bytes), (Lsn(11), 0));
+        goes_on(&log_after, &copy, 21);
+        log.close().unwrap();
+    }
+
+    // One that was closed before is not suspect.
     log.close().unwrap();
-    let mut copy = crashed(&config, dir.path());
-    copy.boot_id = Some([2; 16]);
-    assert!(open(&copy).1.clean);
+    for boot in [[2; 16], [0; 16]] {
+        let mut copy = crashed(&config, dir.path());
+        copy.boot_id = Some(boot);
+        assert!(open(&copy).1.clean);
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -95,11 +96,13 @@ impl SyncLog {
             wake: Condvar::new(),
             synced_more: Notify::new(),
             poisoned: OnceLock::new(),
+            ended: Turns::default(),
             config,
         });
         // From here on the owner's drop ends whatever has been started.
         let closing = Closing { threads: Vec::new(), lock: folder_lock };
-        let log = SyncLog { owner: Arc::new(Owner { shared, closing: Mutex::new(Some(closing)) }) };
+        let closing = Arc::new(Mutex::new(Some(closing)));
+        let log = SyncLog { owner: Arc::new(Owner { shared, closing }) };
         log.start("synclog-flush", flush::run)?;
         log.start("synclog-make", maker::run)?;
         Ok((log, recovered.report))
@@ -109,10 +112,7 @@ impl SyncLog {
         let shared = Arc::clone(self.shared());
         let body = move || {
             // Nobody would sync or make segments any more, and nobody would know.
-            if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
-                shared.poison(&format!("run {name}"), &io::Error::other("the thread panicked"));
-                shared.made.next();
-            }
+            shared.watched(name, || run(&shared));
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
         let thread = thread.map_err(disk("start a thread for", &self.shared().folder.path))?;
@@ -125,36 +125,50 @@ impl SyncLog {
 
 impl Owner {
     pub(super) fn close(&self) -> Result<(), Poisoned> {
-        let mut closing = self.closing.lock();
         let shared = &self.shared;
+        let closing = self.closing.lock();
         if closing.is_some() {
             let tail = shared.tail.lock_within(shared.config.hang_after);
             shared.closed.store(true, Ordering::SeqCst);
             if tail.is_none() {
-                return Err(shared.not_in_order());
+                return Err(shared.not_in_order(shared.config.hang_after));
             }
+            drop((tail, closing));
+            self.end();
+        } else {
+            drop(closing);
         }
-        if let Some(closing) = closing.take() {
-            shared.stop();
-            for thread in closing.threads {
-                // A panic in there has poisoned the log already.
-                let _ = thread.join();
-            }
-            // Whoever deletes or wipes still does so in a folder that is ours.
-            let _no_trim = shared.trimming.lock();
-            let _no_clear = shared.reserve.no_clearing();
-            shared.finish();
+        let longest = CLOSE_HANGS * shared.config.hang_after;
+        shared.ended.wait_beyond(0, longest);
+        if shared.ended.turn() == 0 {
+            return Err(shared.not_in_order(longest));
         }
         shared.healthy()
+    }
+
+    /// What is left to do, on a thread of its own: each step of it may hang.
+    fn end(&self) {
+        let (shared, closing) = (Arc::clone(&self.shared), Arc::clone(&self.closing));
+        let end = move || {
+            // One of those who close has it.
+            let Some(closing) = closing.lock().take() else { return };
+            shared.watched("synclog-close", || shared.end(closing));
+            shared.ended.next();
+        };
+        if thread::Builder::new().name("synclog-close".to_owned()).spawn(end.clone()).is_err() {
+            end();
+        }
     }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // Whoever wants to know calls `close`.
-        let _ = self.close();
+        // Whoever wants to know calls `close`; and one who was told that it hangs has waited for long enough.
+        if self.closing.lock().is_some() {
+            let _ = self.close();
+        }
         if let Some(closing) = self.closing.lock().take() {
-            // One of the threads hangs in a write: until this process ends, nobody else may have the folder.
+            // An append hangs: until this process ends, nobody else may have the folder.
             std::mem::forget(closing.lock);
             self.shared.stop();
         }
@@ -170,8 +184,29 @@ impl Shared {
         self.wake.notify_all();
     }
 
-    fn not_in_order(&self) -> Poisoned {
-        let after = self.config.hang_after.as_millis();
+    /// Runs what nothing works without; a panic ends all promises.
+    fn watched(&self, name: &str, run: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            self.poison(&format!("run {name}"), &io::Error::other("the thread panicked"));
+            self.made.next();
+        }
+    }
+
+    fn end(&self, closing: Closing) {
+        self.stop();
+        for thread in closing.threads {
+            // A panic in there has poisoned the log already.
+            let _ = thread.join();
+        }
+        // Whoever deletes or wipes still does so in a folder that is ours; later trims see that it is closed.
+        drop(self.trimming.lock());
+        let _no_clear = self.reserve.no_clearing();
+        self.finish();
+        drop(closing.lock);
+    }
+
+    fn not_in_order(&self, after: Duration) -> Poisoned {
+        let after = after.as_millis();
         Poisoned {
             reason: format!("it is not closed in order: its disk has not answered for {after} ms").into(),
         }
@@ -180,14 +215,16 @@ impl Shared {
     /// After both threads have ended: gives back reserved space and says, on disk, that the log was closed.
     fn finish(&self) {
         let tail = self.tail.lock();
+        // Whoever appends now is told at once that the log is closed.
+        let last = tail.last.as_ref().map(|last| (Arc::clone(&last.file), tail.end));
+        drop(tail);
         if self.poisoned.get().is_none() {
             // Neither matters for what was promised: the next open does the same.
-            if let Some(last) = &tail.last {
-                let _ = self.disk.truncate(&last.file, tail.end);
+            if let Some((file, end)) = last {
+                let _ = self.disk.truncate(&file, end);
             }
             let _ = self.disk.remove(&self.folder.spare());
         }
-        drop(tail);
         let ending = match self.reserve.close() {
             Ok(()) => Ending::InOrder,
             Err(_) => Ending::NotesLost,
@@ -201,3 +238,6 @@ impl Shared {
         self.synced_more.notify_waiters();
     }
 }
+
+/// How often [`Config::hang_after`] a close waits: a last sync may well take as long as that on a slow disk.
+const CLOSE_HANGS: u32 = 5;

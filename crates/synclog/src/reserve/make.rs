@@ -1,13 +1,14 @@
 //! Opens the reserve, or makes it.
 //!
-//! - a new one is written and synced as a whole, its header last
+//! - a new one is written and synced as a whole, its header last; nobody who notes waits for that
 //! - one that is not whole, or another log's, is made anew in the blocks that it has, and *everything* is noted
-//! - without space there is none: the log opens, and it is tried again whenever there may be some
+//! - without space there is none: the log opens, and it is tried again when the disk has room, ever more rarely when that
+//!   fails all the same
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -17,6 +18,7 @@ use crate::disk::Disk;
 use crate::error::OpenError;
 use crate::folder::{Folder, disk, open_to_read, refuse_too_open};
 use crate::format::{self, BlockFault, LogId};
+use crate::level;
 use crate::patient::Patient;
 use crate::sync::Mutex;
 use crate::sync::atomic::AtomicU64;
@@ -73,11 +75,9 @@ impl Reserve {
                         reserve.lose();
                         told.push(format!("{} is damaged: everything counts as noted", path.display()));
                     }
+                    let made = reserve.prepare(&file).and_then(|()| reserve.adopt(file));
                     told.extend(
-                        reserve
-                            .fill(&mut reserve.state.lock(), file)
-                            .err()
-                            .map(|error| format!("{} cannot be made anew: {error}", path.display())),
+                        made.err().map(|error| format!("{} cannot be made anew: {error}", path.display())),
                     );
                 }
             }
@@ -93,45 +93,53 @@ impl Reserve {
         Ok((reserve, told))
     }
 
-    /// Makes the file if it is not there.
-    pub(crate) fn make(&self, folder: &Folder) -> io::Result<()> {
-        let mut state = self.state.lock();
-        if state.file.is_some() || state.closed {
+    /// Makes the file if it is not there. Until it is, a note is *everything*, in memory.
+    fn make(&self, folder: &Folder) -> io::Result<()> {
+        if !self.lacks_file() {
             return Ok(());
         }
         self.disk.remove(&self.path)?;
         let file = self.disk.create(&self.path)?;
-        let made = self.fill(&mut state, file).and_then(|()| folder.sync(&self.disk));
-        if made.is_err() {
-            state.file = None;
+        let made = self.prepare(&file).and_then(|()| folder.sync(&self.disk)).and_then(|()| self.adopt(file));
+        if made.is_err() && self.lacks_file() {
             let _ = self.disk.remove(&self.path);
         }
         made
     }
 
-    /// Zeros, and then a header. On the way there the header, if there is one, says everything.
-    fn fill(&self, state: &mut State, file: File) -> io::Result<()> {
+    /// Zeros, in all of it. A header that is there says everything first; without one, the file reads as that.
+    fn prepare(&self, file: &File) -> io::Result<()> {
         let len = file.metadata()?.len();
         if len > 0 {
             let on_the_way = Header { id: self.id, everything: true, wiping: [true; 2], cleared: 0 };
-            self.disk.write(&file, &[IoSlice::new(&on_the_way.encode())], 0)?;
-            self.disk.sync_file(&file)?;
+            self.disk.write(file, &[IoSlice::new(&on_the_way.encode())], 0)?;
+            self.disk.sync_file(file)?;
         } else {
-            self.disk.write(&file, &[IoSlice::new(&[0; 4096])], 0)?;
+            self.disk.write(file, &[IoSlice::new(&[0; 4096])], 0)?;
         }
         for half in 0..2 {
-            self.wipe(&file, half)?;
+            self.wipe(file, half)?;
         }
         if len > FILE_BYTES as u64 {
-            self.disk.truncate(&file, FILE_BYTES as u64)?;
+            self.disk.truncate(file, FILE_BYTES as u64)?;
         }
-        self.disk.sync_file(&file)?;
-        let header = self.header(state);
-        self.disk.write(&file, &[IoSlice::new(&header.encode())], 0)?;
-        self.disk.sync_file(&file)?;
+        self.disk.sync_file(file)
+    }
+
+    /// Puts the header that holds now into a file of zeros: from then on it is used.
+    fn adopt(&self, file: File) -> io::Result<()> {
+        let mut state = self.take().map_err(io::Error::other)?;
+        if state.closed {
+            return Err(io::Error::other("the log is closed"));
+        }
         state.file = Some(Arc::new(file));
-        state.says_everything = header.everything;
-        Ok(())
+        let header = self.header(&state);
+        if let Err(error) = self.write_header(&mut state, &header) {
+            state.file = None;
+            return Err(error);
+        }
+        drop(state);
+        self.sync_pending().map_err(io::Error::other)
     }
 
     pub(super) fn wipe(&self, file: &File, half: usize) -> io::Result<()> {
@@ -182,15 +190,37 @@ impl Reserve {
         damaged.then(|| format!("a note in {} is damaged: everything counts as noted", self.path.display()))
     }
 
-    /// Tries to make the file again, where there was no space for it.
-    pub(crate) fn make_again(&self, folder: &Folder) {
-        if self.lacks_file() {
-            // It is tried again.
-            let _ = self.make(folder);
+    /// Makes the file, where there was no space for it and there is some now.
+    pub(crate) fn make_again(&self, folder: &Folder, tries: &mut Tries) {
+        if !self.lacks_file() {
+            return;
+        }
+        if level::free_bytes(folder).is_some_and(|free| free < FILE_BYTES as u64) {
+            *tries = Tries::default();
+        } else if tries.is_due() && self.make(folder).is_err() {
+            tries.failed();
         }
     }
 
     fn lacks_file(&self) -> bool {
         self.take().is_ok_and(|state| state.file.is_none() && !state.closed)
+    }
+}
+
+/// When to try again what fails though there seems to be room: after 100 ms, and twice as long each time, up to 10 s.
+#[derive(Debug, Default)]
+pub(crate) struct Tries {
+    wait: Duration,
+    next: Option<Instant>,
+}
+
+impl Tries {
+    fn is_due(&self) -> bool {
+        self.next.is_none_or(|next| Instant::now() >= next)
+    }
+
+    fn failed(&mut self) {
+        self.wait = (self.wait * 2).clamp(Duration::from_millis(100), Duration::from_secs(10));
+        self.next = Some(Instant::now() + self.wait);
     }
 }

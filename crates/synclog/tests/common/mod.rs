@@ -93,6 +93,15 @@ pub(crate) fn crash_copy(from: &Path, to: &Path) {
     }
 }
 
+/// Each record is there, as [`fill`] has appended it.
+pub(crate) fn check_all(log: &SyncLog, payload_bytes: usize) {
+    let records = read(log, Lsn(1)).unwrap();
+    assert_eq!(records.len() as u64, log.head().0 - 1);
+    for record in records {
+        assert_eq!(record.payload, payload(record.lsn.0, payload_bytes));
+    }
+}
+
 /// The segment files, oldest first.
 pub(crate) fn segments(dir: &Path) -> Vec<PathBuf> {
     files(dir, "seg")
