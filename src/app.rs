@@ -15,7 +15,7 @@ use prometheus::Registry;
 use proxy::{Listener, ServerTls, Watch};
 use reconciler::Reconciler;
 use record::Namespace;
-use replicator::{Filter, Miss, Orphan, Pending, Replicator};
+use replicator::{Feeding, Filter, Miss, Orphan, Pending, Replicator};
 use synclog::SyncLog;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -138,6 +138,7 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
         idle_wait: config.sync.idle_wait,
         max_retries: config.sync.max_retries,
         pending: pending.clone(),
+        feeding: feeding(config),
         filter: Filter { include: texts(&config.sync.include), exclude: texts(&config.sync.exclude) },
         captures,
         misses: Box::new(move || take_misses(&misses)),
@@ -318,6 +319,16 @@ async fn died(task: &mut Option<JoinHandle<()>>) -> Result<(), tokio::task::Join
     match task {
         Some(task) => task.await,
         None => std::future::pending().await,
+    }
+}
+
+fn feeding(config: &Config) -> Feeding {
+    let host = rustix::system::uname();
+    let dir = config.log.dir.canonicalize().unwrap_or_else(|_| config.log.dir.clone());
+    Feeding {
+        place: format!("{}:{}", host.nodename().to_string_lossy(), dir.display()),
+        join: config.sync.join,
+        take_over: config.sync.take_over.clone(),
     }
 }
 

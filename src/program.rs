@@ -133,7 +133,10 @@ impl Program {
         };
         let atlas = match &status.target {
             link if link.connected => Check::PASS,
-            link => Check::warn(link.last_error.as_ref().map_or("not reached yet", |(message, _)| message)),
+            link => {
+                let error = link.last_error.as_ref().map(|(message, _)| message);
+                Check::warn(status.refused.as_ref().or(error).map_or("not reached yet", String::as_str))
+            }
         };
         let worker = match self.worker_state(sync, status.activity) {
             WorkerState::Dead => Check::fail("the replicator has died: restart dualsync"),

@@ -239,6 +239,14 @@ pub(super) fn folder() -> Kind<PathBuf> {
     Kind::new("a folder", |text| (!text.is_empty()).then(|| PathBuf::from(text)))
 }
 
+/// What names a sync log.
+pub(super) fn log_id() -> Kind<String> {
+    Kind::new("a log's id: 32 hexadecimal digits", |text| {
+        let fits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        fits.then(|| text.to_ascii_lowercase())
+    })
+}
+
 /// Patterns of namespaces.
 pub(super) fn patterns() -> Kind<Vec<Pattern>> {
     Kind {

@@ -13,7 +13,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::kinds::{
     Listen, address, bearer_token, bytes, choice, connection_string, count, duration, file, flag, folder,
-    host_and_port, listen, listeners, mode, patterns, percent, servers,
+    host_and_port, listen, listeners, log_id, mode, patterns, percent, servers,
 };
 use super::read::Reader;
 use super::secret::{Secret, Uri};
@@ -124,6 +124,12 @@ settings! {
         /// Take capture out of the way: writes pass unseen, and everything is compared once they are captured again. For
         /// trouble with capture itself; POST /api/sync/capture/control does the same without a restart.
         bypass: bool = "false", flag();
+        /// Let several dualsyncs, in front of one source and all of them told so, feed one target. Each then copies
+        /// documents instead of sending statements again, which is slower.
+        join: bool = "false", flag();
+        /// Take the place of the log with this id, which feeds the target and is gone for good; where this log.dir is
+        /// an older copy, its own id. Everything is compared then. The log line that asks for it names the id.
+        take_over: Option<String> = "", log_id().optional();
         /// Namespaces to replicate.
         include: Vec<Pattern> = "*", patterns();
         /// Namespaces to leave out, also when they are included.

@@ -57,7 +57,13 @@ pub(super) fn warnings(config: &Config, sync: &Sync) -> Vec<Warning> {
         "look at what Atlas refuses: GET /api/sync/dead-letters",
     );
     warn(
-        away(&status.target),
+        status.refused.is_some(),
+        "TARGET_TAKEN",
+        format!("nothing is sent: {}", status.refused.as_deref().unwrap_or_default()),
+        "one target, one log: see \"The target is fed by another log\" in docs/troubleshooting.md",
+    );
+    warn(
+        away(&status.target) && status.refused.is_none(),
         "ATLAS_AWAY",
         format!("Atlas unavailable, {size} operations queued"),
         "see lastError in GET /api/sync/connections; nothing is lost meanwhile",

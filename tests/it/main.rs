@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod drivers;
+mod feeds;
 mod log;
 mod memory;
 mod outages;

@@ -47,7 +47,9 @@ impl Executor {
         let mut keys: Vec<Key> = converge.keys.clone();
         let found = self.candidates(ns, &converge.predicates).await?;
         let way = if found.is_some() { Way::Converged } else { Way::Dirty };
-        keys.extend(found.unwrap_or_default());
+        let found = found.unwrap_or_default();
+        self.record_found(ns, &found);
+        keys.extend(found);
         // Two spellings of one `_id` (5 and 5.0) are one document.
         keys.sort_unstable();
         keys.dedup();
@@ -118,7 +120,7 @@ impl Executor {
         after: Option<Timestamp>,
     ) -> Result<(), Stall> {
         let mut pending: Vec<Key> = keys;
-        let mut refusals = 0;
+        let (mut refusals, mut rounds) = (0, 0);
         while !pending.is_empty() {
             let asked: Vec<&Key> = pending.iter().collect();
             let portion = self.source.read(ns, &asked, after).await.map_err(Stall::Source)?;
@@ -145,6 +147,7 @@ impl Executor {
                     self.shared.state().remove_dead_letter(ns, key);
                 }
             }
+            again.extend(self.changed_meanwhile(ns, &done, &found, &mut rounds).await?);
             self.planner.converged(ns, done, head);
             refusals += usize::from(!refused.is_empty());
             for (key, refusal) in refused {

@@ -13,6 +13,8 @@ use tracing::{error, warn};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Class, ServerError};
+use crate::feeds::Refused;
+use crate::joined::Joined;
 use crate::notes;
 use crate::plan::{Planner, Unit, Work};
 use crate::replay::{Command, commands};
@@ -28,6 +30,8 @@ pub enum Stall {
     Source(ServerError),
     /// The target does not answer, or refuses us.
     Target(ServerError),
+    /// Another log feeds the target.
+    Fenced(Refused),
     /// The checkpoint cannot be stored: what is sent now could be sent a second time after a restart.
     Log(CursorError),
 }
@@ -58,6 +62,8 @@ pub struct Executor {
     pub known: HashMap<Namespace, Followed>,
     /// Dirty namespaces whose predicates the target refuses or is too slow for: not tried again in this run.
     pub no_look_up: HashSet<Namespace>,
+    /// When several logs feed the target.
+    pub joined: Option<Joined>,
 }
 
 /// Where the state is, so that it survives this process.

@@ -12,6 +12,8 @@ mod checkpoint;
 mod converge;
 mod error;
 mod execute;
+mod feeds;
+mod joined;
 mod notes;
 mod orphans;
 pub mod plan;
@@ -30,6 +32,7 @@ use std::time::Duration;
 
 pub use asks::{Documents, Handed, Made, NotNow};
 pub use error::{Class, ServerError};
+pub use feeds::Feeding;
 pub use notes::{Noted, note, noted};
 pub use orphans::Orphan;
 use prometheus::Registry;
@@ -46,6 +49,7 @@ use tracing::warn;
 
 use checkpoint::Checkpoint;
 use execute::Executor;
+use joined::Joined;
 use notes::UNRECORDED;
 use orphans::Recorder;
 use plan::{Limits, Planner, Rules};
@@ -75,6 +79,8 @@ pub struct Config {
     pub max_retries: u32,
     /// Entries that wait, shared with whoever appends.
     pub pending: Arc<Pending>,
+    /// How this log feeds the target.
+    pub feeding: Feeding,
     /// Which namespaces are captured.
     pub filter: Filter,
     /// Whether a filter captures a namespace.
@@ -262,7 +268,11 @@ impl Replicator {
         keep(&mut state, &log, &noted, gap.is_some())
             .map_err(|source| StartError::State { dir: config.dir.clone(), source })?;
         config.pending.add(recovered.entries);
-        let planner = remembered(&state, recovered.checkpoint.sent);
+        let mut planner = remembered(&state, recovered.checkpoint.sent);
+        let joined = config.feeding.join.then(|| Joined { pending: config.pending.clone() });
+        if joined.is_some() {
+            planner.set_joined();
+        }
         let (shared, inbox, asks) = Shared::new(state, registry)?;
         shared.status_mut().applied = recovered.checkpoint.applied;
         let source = Source::new(&config.source_uri, &config.dials).await.map_err(StartError::Source)?;
@@ -280,6 +290,7 @@ impl Replicator {
             unsaved: false,
             known: HashMap::new(),
             no_look_up: HashSet::new(),
+            joined,
         };
         let (reader, _) = reader_at(&log, recovered.checkpoint.resume).map_err(StartError::Log)?;
         let recorder =

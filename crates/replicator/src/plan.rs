@@ -182,6 +182,8 @@ pub struct Planner {
     /// Entries whose mark lies before this may have been sent already.
     sent_before: u64,
     everything_dirty: bool,
+    /// Other logs feed the target as well.
+    joined: bool,
     dirty_databases: HashSet<String>,
 }
 
@@ -275,7 +277,7 @@ impl Planner {
     fn only_converged(&self, state: &State, unit: &Unit) -> bool {
         let db = unit.effect.target.ns.db();
         let dirty = state.dirty || self.everything_dirty || self.dirty_databases.contains(db);
-        dirty && self.rules.dirty
+        self.joined || (dirty && self.rules.dirty)
     }
 
     fn may_replay(&self, state: &State, unit: &Unit, key: &Key) -> bool {
@@ -380,6 +382,11 @@ impl Planner {
     /// From now on all entries are only converged.
     pub fn set_everything_dirty(&mut self) {
         self.everything_dirty = true;
+    }
+
+    /// Several logs feed the target, in no order: whatever happens, entries are only converged.
+    pub fn set_joined(&mut self) {
+        self.joined = true;
     }
 
     /// Strings in keys of `ns` compare by a collation.

@@ -8,6 +8,7 @@
 
 mod asks;
 mod connect;
+mod fencing;
 mod orders;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -74,6 +75,8 @@ pub(crate) struct Pump {
     lost: bool,
     probed: Instant,
     notes_looked: Instant,
+    /// When this log last claimed the target; `None`: not yet in this run.
+    claimed: Option<Instant>,
     /// The source's process that answered last.
     source_process: Option<ObjectId>,
     /// From the reconciler, one at a time.
@@ -126,6 +129,7 @@ impl Pump {
             lost: false,
             probed: Instant::now(),
             notes_looked: Instant::now(),
+            claimed: None,
             source_process: None,
             asks,
         }

@@ -99,6 +99,8 @@ pub struct Status {
     pub source: Link,
     /// Atlas.
     pub target: Link,
+    /// Why this log must not feed the target, where that is so.
+    pub refused: Option<String>,
     /// Everything below is applied.
     pub applied: u64,
     /// Entries applied since the start of the process; never reset.

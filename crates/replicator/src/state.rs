@@ -13,6 +13,8 @@ use bson::raw::RawDocumentBuf;
 use record::{Key, Namespace};
 use serde::{Deserialize, Serialize};
 
+use crate::feeds::Tokens;
+
 /// The file's name in the log's folder.
 const FILE: &str = "replicator.json";
 /// Dead letters kept; beyond that the key's namespace becomes dirty. About 300 bytes each.
@@ -128,6 +130,9 @@ struct Content {
     /// Which collections of the source are followed, by name.
     #[serde(default)]
     uuids: BTreeMap<String, String>,
+    /// By which the target knows this log; `None`: the file that knew them was lost.
+    #[serde(default)]
+    tokens: Option<Tokens>,
 }
 
 /// The remembered state; changes reach the disk with [`State::save`].
@@ -181,7 +186,10 @@ impl State {
                 Ok(_) => Some("the replicator's state belongs to another log or version".to_owned()),
                 Err(error) => Some(format!("the replicator's state cannot be read: {error}")),
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound && log_is_new => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && log_is_new => {
+                state.content.tokens = Some(Tokens::default());
+                None
+            }
             Err(error) => Some(format!("the replicator's state is missing: {error}")),
         };
         if let Some(reason) = lost {
@@ -337,6 +345,17 @@ impl State {
             Some(uuid) => drop(self.content.uuids.insert(ns.as_str().to_owned(), uuid.to_owned())),
             None => drop(self.content.uuids.remove(ns.as_str())),
         }
+    }
+
+    /// By which the target knows this log; `None`: the file that knew them was lost.
+    pub fn tokens(&self) -> Option<&Tokens> {
+        self.content.tokens.as_ref()
+    }
+
+    /// Remembers them.
+    pub fn set_tokens(&mut self, tokens: Option<Tokens>) {
+        self.changed |= self.content.tokens != tokens;
+        self.content.tokens = tokens;
     }
 
     /// Whether `ns`, its database or everything is dirty.

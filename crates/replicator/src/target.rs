@@ -87,7 +87,7 @@ pub struct WriteError {
 impl Target {
     /// A new generation, without connections yet. `log_id` names the log that feeds the target.
     pub fn new(uri: &str, log_id: &str) -> Target {
-        let name = format!("dualsync {log_id}");
+        let name = name(log_id);
         let generation = format!("{name} {:016x}", fastrand::u64(..));
         Target {
             uri: uri.to_owned(),
@@ -133,12 +133,12 @@ impl Target {
         source::version(self.client().await?).await
     }
 
-    /// Waits until no command of an earlier generation can land any more.
-    pub async fn fence(&self) -> Result<(), ServerError> {
+    /// Waits until no command of an earlier generation can land any more, nor one of the logs `replaced` by this one.
+    pub async fn fence(&self, replaced: &[String]) -> Result<(), ServerError> {
         let mut everybody = true;
         let mut looks = 0;
         loop {
-            match self.others(everybody).await {
+            match self.others(everybody, replaced).await {
                 Ok(0) => return Ok(()),
                 Ok(connections) => {
                     looks += 1;
@@ -165,8 +165,9 @@ impl Target {
     }
 
     /// How many connections and operations of other generations the server knows.
-    async fn others(&self, everybody: bool) -> Result<usize, ServerError> {
-        let pattern = format!("^{} ", self.name);
+    async fn others(&self, everybody: bool, replaced: &[String]) -> Result<usize, ServerError> {
+        let names: Vec<String> = replaced.iter().map(|id| name(id)).chain([self.name.clone()]).collect();
+        let pattern = format!("^({}) ", names.join("|"));
         let command = rawdoc! {
             "aggregate": 1,
             "pipeline": [
@@ -300,23 +301,21 @@ impl Target {
         }
     }
 
-    /// Whether this log has fed the target before.
-    pub async fn is_fed_by(&self, log_id: &str) -> Result<bool, ServerError> {
-        Ok(!self.candidates(&feeds(), &rawdoc! {"_id": log_id}, None, None, 1).await?.is_empty())
-    }
-
-    /// Notes on the target that this log feeds it.
-    pub async fn remember_feed(&self, log_id: &str) -> Result<(), ServerError> {
-        let command = rawdoc! {
-            "update": "feeds",
-            "updates": [{"q": {"_id": log_id}, "u": {"$setOnInsert": {"since": bson::DateTime::now()}}, "upsert": true}],
-        };
-        self.write(&feeds(), command, Validation::Asked).await.map(|_| ())
+    /// One document of our own bookkeeping.
+    pub async fn find_own(
+        &self,
+        ns: &Namespace,
+        filter: &RawDocumentBuf,
+    ) -> Result<Option<RawDocumentBuf>, ServerError> {
+        let mut find = rawdoc! {"find": ns.coll(), "limit": 1};
+        find.append(bson::cstr!("filter"), filter.as_ref());
+        next(&mut cursor(self.client().await?, ns.db(), find).await?).await
     }
 }
 
-fn feeds() -> Namespace {
-    Namespace::new(OWN_DATABASE, "feeds")
+/// How connections of a log begin their application name.
+fn name(log_id: &str) -> String {
+    format!("dualsync {log_id}")
 }
 
 fn read_reply(reply: &Document) -> Reply {

@@ -41,8 +41,9 @@ impl Pump {
             }));
         }
         let version = self.executor.target.version().await.map_err(Stall::Target)?;
-        self.executor.target.fence().await.map_err(Stall::Target)?;
-        self.look_at_target().await.map_err(Stall::Target)?;
+        let claimed = self.claim().await?;
+        self.executor.target.fence(&claimed.replaced).await.map_err(Stall::Target)?;
+        self.look_at_target(claimed.looked).await?;
         self.link_up(&hello, version, |status| &mut status.target, "Atlas connected (backup)");
         self.source_process = process(&here);
         // Another server may answer under the same address.
@@ -60,7 +61,7 @@ impl Pump {
                 self.source_process = process(&here);
                 self.executor.known.clear(); // its collections are looked at again
             }
-            self.executor.target.hello().await.map_err(Stall::Target)?;
+            self.still_feeds().await?;
             self.probed = Instant::now();
         }
         Ok(())
@@ -105,23 +106,21 @@ impl Pump {
     }
 
     /// On the first run against this target: its collections and views may differ from the source's.
-    async fn look_at_target(&mut self) -> Result<(), ServerError> {
-        let target = &self.executor.target;
-        let fed_before = target.is_fed_by(&self.config.log_id).await?;
+    async fn look_at_target(&mut self, fed_before: bool) -> Result<(), Stall> {
         let seen = self.shared.state().target_seen();
         if seen && fed_before {
             return Ok(());
         }
-        let there = target.namespaces().await?;
+        let there = self.executor.target.namespaces().await.map_err(Stall::Target)?;
         self.not_copied_yet(there, "the target had it before dualsync came");
         if seen {
             // Another target than before, or one that was emptied: nothing of what was applied is on it.
-            let here = self.executor.source.namespaces().await?;
+            let here = self.executor.source.namespaces().await.map_err(Stall::Source)?;
             self.not_copied_yet(here, "the target is not the one that was fed before");
         }
         self.save_state();
         // Only now, so that whatever fails before makes us look again.
-        self.executor.target.remember_feed(&self.config.log_id).await?;
+        self.remember_looked().await?;
         self.shared.state().set_target_seen();
         self.save_state();
         Ok(())
@@ -144,12 +143,18 @@ impl Pump {
         match &stall {
             Stall::Source(error) => self.lost(error, "source", Activity::WaitingForSource),
             Stall::Target(error) => self.lost(error, "target", Activity::WaitingForTarget),
+            Stall::Fenced(refused) => self.refused(refused),
             Stall::Log(error) => error!(%error, "nothing is sent while the checkpoint cannot be stored"),
         }
         self.connected = false;
         // Part of the batch may be on the target, whichever server failed: it is not replayed a second time.
         self.executor.planner.unknown_outcome(self.executor.checkpoint.sent);
-        if matches!(&stall, Stall::Target(error) if error.class != Class::NotSent) {
+        let may_land = match &stall {
+            Stall::Target(error) => error.class != Class::NotSent,
+            Stall::Fenced(_) => true,
+            Stall::Source(_) | Stall::Log(_) => false,
+        };
+        if may_land {
             // What was sent may still land: new connections, and nothing is written until the old ones are gone.
             self.executor.target.renew().await;
         }
