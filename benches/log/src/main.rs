@@ -50,12 +50,30 @@ pub(crate) trait Way: Send + Sync {
 
     /// The same, on disk when it returns.
     fn append_synced(&self, payload: &[u8]) -> Result<()>;
+
+    /// Appenders at once, each of which goes on when its record is on disk. Gives what each append took.
+    fn append_together(&self, appenders: usize, appends: usize) -> Result<Vec<Duration>> {
+        let times = std::sync::Mutex::new(Vec::with_capacity(appenders * appends));
+        together(appenders, || {
+            let payload = payload();
+            let mut own = Vec::with_capacity(appends);
+            for _ in 0..appends {
+                let start = Instant::now();
+                self.append_synced(&payload)?;
+                own.push(start.elapsed());
+            }
+            times.lock().expect("no thread panics").extend(own);
+            Ok(())
+        })?;
+        Ok(times.into_inner().expect("no thread panics"))
+    }
 }
 
 type Make = fn(&Path) -> Result<Arc<dyn Way>>;
 
 const WAYS: &[(&str, Make)] = &[
-    ("bare", bare::make),
+    ("bare", bare::with_thread),
+    ("bare, leader", bare::with_leader),
     ("dualsync, journal", ours::make_journal),
     ("dualsync, process", ours::make_process),
     ("raft-engine", peers::raft_engine),
@@ -93,7 +111,7 @@ fn main() -> Result<()> {
 fn one_thread(dir: &Path, rounds: usize) -> Result<()> {
     const APPENDS: usize = 150_000;
     let mut table = Table::new("one thread, 1 KiB, not waiting for the disk (us)", &["p50", "p99"]);
-    rounds_of(dir, rounds, |name, way| {
+    rounds_of(dir, rounds, WAYS, |name, way| {
         let payload = payload();
         let mut times = Vec::with_capacity(APPENDS);
         for _ in 0..APPENDS {
@@ -113,9 +131,9 @@ fn one_thread(dir: &Path, rounds: usize) -> Result<()> {
 fn four_threads(dir: &Path, rounds: usize) -> Result<()> {
     const APPENDS: usize = (1 << 30) / PAYLOAD_BYTES / 4;
     let mut table = Table::new("four threads, 1 GiB in all (thousand appends a second)", &["rate"]);
-    rounds_of(dir, rounds.min(5), |name, way| {
+    rounds_of(dir, rounds.min(5), WAYS, |name, way| {
         // Both keep every record in memory, or write it twice: a quarter shows their rate as well.
-        let appends = if name.starts_with("dual") || name == "bare" { APPENDS } else { APPENDS / 4 };
+        let appends = if name == "fjall" || name == "raft-engine" { APPENDS / 4 } else { APPENDS };
         let took = together(4, || {
             let payload = payload();
             (0..appends).try_for_each(|_| way.append(&payload))
@@ -127,30 +145,22 @@ fn four_threads(dir: &Path, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// 64 appenders, each waiting until its record is on disk; they share syncs.
+/// 64 appenders, each waiting until its record is on disk; they share syncs. Threads, but for the one way that is called
+/// after its tasks: so the proxy's sessions wait.
 fn synced(dir: &Path, rounds: usize) -> Result<()> {
-    const APPENDS: usize = 400;
+    const APPENDS: usize = 1000;
     let mut table =
         Table::new("64 appenders, every append synced (appends a second; p50 in ms)", &["rate", "p50"]);
-    rounds_of(dir, rounds.min(5), |name, way| {
-        if name == "dualsync, process" {
-            return Ok(());
-        }
-        let times = std::sync::Mutex::new(Vec::with_capacity(64 * APPENDS));
-        let took = together(64, || {
-            let payload = payload();
-            let mut own = Vec::with_capacity(APPENDS);
-            for _ in 0..APPENDS {
-                let start = Instant::now();
-                way.append_synced(&payload)?;
-                own.push(start.elapsed());
-            }
-            times.lock().expect("no thread panics").extend(own);
-            Ok(())
-        })?;
-        let mut times = times.into_inner().expect("no thread panics");
+    let tasks: (&'static str, Make) = ("dualsync, 64 tasks", ours::make_tasks);
+    let ways: Vec<_> =
+        WAYS.iter().copied().filter(|(name, _)| *name != "dualsync, process").chain([tasks]).collect();
+    rounds_of(dir, rounds, &ways, |name, way| {
+        // It syncs for each by itself.
+        let appends = if name == "fjall" { APPENDS / 10 } else { APPENDS };
+        let start = Instant::now();
+        let mut times = way.append_together(64, appends)?;
+        let rate = times.len() as f64 / start.elapsed().as_secs_f64();
         times.sort_unstable();
-        let rate = times.len() as f64 / took.as_secs_f64();
         table.add(name, &[rate, micros(percentile(&times, 50.0)) / 1000.0]);
         Ok(())
     })?;
@@ -158,14 +168,15 @@ fn synced(dir: &Path, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Calls `measure` for each way, on new files, in random order, `rounds` times. One round before them warms up.
+/// Calls `measure` for each way, on new files, in random order, `rounds` times.
 fn rounds_of(
     dir: &Path,
     rounds: usize,
+    ways: &[(&'static str, Make)],
     mut measure: impl FnMut(&'static str, Arc<dyn Way>) -> Result<()>,
 ) -> Result<()> {
     for _ in 0..rounds {
-        let mut order: Vec<_> = WAYS.iter().collect();
+        let mut order = ways.to_vec();
         fastrand::shuffle(&mut order);
         for (name, make) in order {
             let files = tempfile::tempdir_in(dir)?;

@@ -26,6 +26,11 @@ pub(crate) fn make_process(dir: &Path) -> Result<Arc<dyn Way>> {
     make(dir, Durability::Process)
 }
 
+pub(crate) fn make_tasks(dir: &Path) -> Result<Arc<dyn Way>> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    Ok(Arc::new(Tasks(Ours { log: open(&dir.join("log"), Durability::Journal)?, runtime })))
+}
+
 fn make(dir: &Path, durability: Durability) -> Result<Arc<dyn Way>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build()?;
     Ok(Arc::new(Ours { log: open(&dir.join("log"), durability)?, runtime }))
@@ -47,6 +52,42 @@ impl Way for Ours {
         let lsn = self.log.append(1, &[payload])?;
         self.runtime.handle().block_on(self.log.wait_durable(lsn.next()))?;
         Ok(())
+    }
+}
+
+/// Appenders are tasks of a runtime, as the proxy's sessions are, and not threads.
+struct Tasks(Ours);
+
+impl Way for Tasks {
+    fn append(&self, payload: &[u8]) -> Result<()> {
+        self.0.append(payload)
+    }
+
+    fn append_synced(&self, payload: &[u8]) -> Result<()> {
+        self.0.append_synced(payload)
+    }
+
+    fn append_together(&self, appenders: usize, appends: usize) -> Result<Vec<Duration>> {
+        let appender = |log: SyncLog| async move {
+            let payload = payload();
+            let mut own = Vec::with_capacity(appends);
+            for _ in 0..appends {
+                let start = Instant::now();
+                let lsn = log.append(1, &[&payload])?;
+                log.wait_durable(lsn.next()).await?;
+                own.push(start.elapsed());
+            }
+            anyhow::Ok(own)
+        };
+        self.0.runtime.block_on(async {
+            let running: Vec<_> =
+                (0..appenders).map(|_| tokio::spawn(appender(self.0.log.clone()))).collect();
+            let mut times = Vec::with_capacity(appenders * appends);
+            for task in running {
+                times.extend(task.await.context("an appender")??);
+            }
+            Ok(times)
+        })
     }
 }
 
