@@ -40,14 +40,19 @@ pub async fn used_by_rust(uri: &str, collection: &str) -> Result<()> {
 
 /// The same with PyMongo.
 pub async fn used_by_python(uri: &str, collection: &str) -> Result<()> {
+    run_python(PYTHON, &[uri, collection]).await.with_context(|| format!("PyMongo through {uri}"))
+}
+
+/// Runs a script that says nothing when all is well.
+pub async fn run_python(script: &str, args: &[&str]) -> Result<()> {
     let interpreter = tokio::task::spawn_blocking(python::interpreter).await??;
     let output = tokio::process::Command::new(interpreter)
-        .args(["-I", "-c", PYTHON, uri, collection])
+        .args(["-I", "-c", script])
+        .args(args)
         .stdin(Stdio::null())
         .output()
         .await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "PyMongo through {uri}: {said}");
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 

@@ -6,6 +6,8 @@
 //! - whether a request gets a reply is not known of what could not be looked into: its reply is taken if it comes, and a
 //!   fence follows it before anything else, so that no other's reply is taken for it
 //! - a streamed reply answers the reply before it, not the request (`wire-facts.md` 2.2)
+//! - a write without a reply that mongod has dropped, since nobody is logged in on the connection (`wire-facts.md` 3), is
+//!   told from one that may have done something by the fence before it: nothing but such writes came in between
 //!
 //! The list is generic over what a captured write is, so that tests can ask it without a log.
 
@@ -29,7 +31,7 @@ pub(crate) enum ReplyTo {
     Hello(Asked),
     /// Hold it until the write's outcome is recorded.
     Write,
-    /// It answers our own ping: swallow it.
+    /// It answers our own fence: swallow it.
     Fence,
 }
 
@@ -47,6 +49,23 @@ struct Request<W> {
     stream: Option<i32>,
     /// It passed unseen.
     passing: Option<Passing>,
+    /// Nothing but writes came between the last fence and it.
+    probed: bool,
+    /// mongod drops it without a word.
+    refused: bool,
+}
+
+/// Whether the client may write, as far as our fences have told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// The client has sent something behind the last fence that may have changed it.
+    Unknown,
+    /// A fence is under way.
+    Asked,
+    /// Nobody is logged in, and mongod wants that.
+    Stranger,
+    /// Somebody was logged in at some time, or need not be: what it is allowed is not ours to know.
+    Known,
 }
 
 /// What mongod sends for a request. One without a reply has ended when one behind it is answered.
@@ -70,6 +89,8 @@ impl<W> Request<W> {
             may_stream: false,
             stream: None,
             passing: None,
+            probed: false,
+            refused: false,
         }
     }
 
@@ -84,6 +105,14 @@ impl<W> Request<W> {
         self.answer == Answer::Nothing && self.write.is_none()
     }
 
+    fn is_silent_write(&self) -> bool {
+        self.answer == Answer::Nothing && self.write.is_some()
+    }
+
+    fn may_be_dropped(&self) -> bool {
+        self.answer != Answer::Reply && self.write.is_some()
+    }
+
     fn may_wait_long(&self) -> bool {
         self.may_stream || matches!(self.reply, ReplyTo::Hello(_))
     }
@@ -95,6 +124,7 @@ pub(crate) struct Outstanding<W> {
     requests: VecDeque<Request<W>>,
     /// Requests without a reply, or perhaps without, that nothing behind them has fenced yet.
     unfenced: usize,
+    standing: Standing,
 }
 
 /// What a reply ended.
@@ -102,13 +132,15 @@ pub(crate) struct Outstanding<W> {
 pub(crate) struct Settled<W> {
     /// Writes before it, which ended without a reply.
     pub(crate) unseen: Vec<W>,
+    /// Those that mongod has dropped.
+    pub(crate) refused: Vec<W>,
     /// The write that it answers.
     pub(crate) answered: Option<W>,
 }
 
 impl<W> Outstanding<W> {
     pub(crate) fn new() -> Self {
-        Outstanding { requests: VecDeque::new(), unfenced: 0 }
+        Outstanding { requests: VecDeque::new(), unfenced: 0, standing: Standing::Unknown }
     }
 
     /// A request whose reply goes to the client as it comes, or, with [`ReplyTo::Hello`], rewritten.
@@ -142,12 +174,35 @@ impl<W> Outstanding<W> {
         self.push(Request { answer, passing: Some(passing), ..Request::new(id) });
     }
 
-    /// Our own ping, behind writes that get no reply.
-    pub(crate) fn fence(&mut self, id: i32) {
-        self.request(id, ReplyTo::Fence, false);
+    /// A request that is not captured and gets no reply: nothing of it is remembered.
+    pub(crate) fn silent(&mut self) {
+        self.stands(Standing::Unknown);
     }
 
-    fn push(&mut self, request: Request<W>) {
+    /// Our own command, around writes that get no reply.
+    pub(crate) fn fence(&mut self, id: i32) {
+        self.request(id, ReplyTo::Fence, false);
+        self.stands(Standing::Asked);
+    }
+
+    /// Whether a fence should be sent before a captured write that gets no reply.
+    pub(crate) fn needs_probe(&self) -> bool {
+        self.standing == Standing::Unknown
+    }
+
+    /// Once known, always known: who has logged out may have written before.
+    fn stands(&mut self, standing: Standing) {
+        if self.standing != Standing::Known {
+            self.standing = standing;
+        }
+    }
+
+    fn push(&mut self, mut request: Request<W>) {
+        request.probed = matches!(self.standing, Standing::Asked | Standing::Stranger);
+        request.refused = self.standing == Standing::Stranger && request.may_be_dropped();
+        if !request.is_silent_write() {
+            self.stands(Standing::Unknown);
+        }
         // Whatever is answered fences what was sent before it.
         match request.answer {
             Answer::Reply => self.unfenced = 0,
@@ -209,9 +264,12 @@ impl<W> Outstanding<W> {
 
     /// Takes off what `reply` has ended, all of it having been read.
     pub(crate) fn settle(&mut self, reply: &Header, more_to_come: bool) -> Settled<W> {
-        let mut settled = Settled { unseen: Vec::new(), answered: None };
+        let mut settled = Settled { unseen: Vec::new(), refused: Vec::new(), answered: None };
         let Some(at) = self.position(reply) else { return settled };
-        settled.unseen = self.requests.drain(..at).filter_map(Request::ended).collect();
+        for request in self.requests.drain(..at) {
+            let ended = if request.refused { &mut settled.refused } else { &mut settled.unseen };
+            ended.extend(request.ended());
+        }
         if let Some(request) = self.requests.front_mut() {
             settled.answered = request.write.take();
             if more_to_come {
@@ -224,10 +282,32 @@ impl<W> Outstanding<W> {
         settled
     }
 
-    /// All writes whose end will not be seen: the connection to mongod is gone.
-    pub(crate) fn take_writes(&mut self) -> Vec<W> {
+    /// The same for the reply to a fence: whether it says that nobody is logged in who had to be.
+    pub(crate) fn settle_fence(&mut self, reply: &Header, unauthorized: bool) -> Settled<W> {
+        let settled = self.settle(reply, false);
+        if !unauthorized {
+            self.standing = Standing::Known;
+            return settled;
+        }
+        for request in &mut self.requests {
+            if !(request.probed && request.may_be_dropped()) {
+                break;
+            }
+            request.refused = true;
+        }
+        if self.standing == Standing::Asked && self.requests.iter().all(Request::is_silent_write) {
+            self.standing = Standing::Stranger;
+        }
+        settled
+    }
+
+    /// All writes whose end will not be seen, for the connection to mongod is gone; and as `refused` those that it had
+    /// said it would drop.
+    pub(crate) fn take_writes(&mut self) -> Settled<W> {
         self.unfenced = 0;
-        self.requests.drain(..).filter_map(|request| request.write).collect()
+        let (refused, unseen): (Vec<_>, Vec<_>) = self.requests.drain(..).partition(|it| it.refused);
+        let writes = |requests: Vec<Request<W>>| requests.into_iter().filter_map(|it| it.write).collect();
+        Settled { unseen: writes(unseen), refused: writes(refused), answered: None }
     }
 
     fn position(&self, reply: &Header) -> Option<usize> {
@@ -281,7 +361,57 @@ mod tests {
         assert_eq!(list.meant(&reply(1, 5)), ReplyTo::Fence, "a silent write of that id gets no reply");
         assert_eq!(list.settle(&reply(1, 5), false).unseen, ["one", "two"]);
         assert!(list.fence_due() && list.writes_under_way());
-        assert_eq!(list.take_writes(), ["three"]);
+        assert_eq!(list.take_writes().unseen, ["three"]);
+    }
+
+    /// wire-facts 3: `w: 0` while nobody is logged in is dropped without a word.
+    #[test]
+    fn what_a_stranger_writes_is_known_by_the_fence_before_it() {
+        let mut list = Outstanding::new();
+        assert!(list.needs_probe());
+        list.fence(9);
+        assert!(!list.needs_probe());
+        list.silent_write(1, "one");
+        list.fence(9);
+        list.silent_write(2, "two");
+        assert!(list.settle_fence(&reply(50, 9), true).unseen.is_empty());
+        assert_eq!(list.settle_fence(&reply(51, 9), true).refused, ["one"]);
+        // The same holds for what comes behind its answer.
+        assert!(!list.needs_probe());
+        list.silent_write(3, "three");
+        // Unless anything else comes, which may be a login.
+        list.silent();
+        assert!(list.needs_probe());
+        list.unread(4, Some("four"));
+        list.fence(9);
+        list.silent_write(5, "five");
+        list.silent();
+        let settled = list.settle_fence(&reply(52, 9), true);
+        assert_eq!((settled.refused, settled.unseen), (vec!["two", "three"], vec!["four"]));
+        assert!(list.needs_probe());
+        list.fence(9);
+        list.silent_write(6, "six");
+        let settled = list.settle_fence(&reply(53, 9), false);
+        assert_eq!((settled.refused, settled.unseen), (vec!["five"], vec![]));
+        // From now on whatever it writes may have been done, also when it has logged out.
+        list.silent();
+        assert!(!list.needs_probe());
+        list.fence(9);
+        list.silent_write(7, "seven");
+        assert_eq!(list.settle_fence(&reply(54, 9), true).unseen, ["six"]);
+        assert_eq!(list.take_writes().unseen, ["seven"]);
+    }
+
+    #[test]
+    fn a_connection_that_breaks_leaves_no_doubt_about_what_was_dropped() {
+        let mut list = Outstanding::new();
+        list.fence(9);
+        list.silent_write(1, "one");
+        list.settle_fence(&reply(50, 9), true);
+        list.silent_write(2, "two");
+        list.write(3, "three");
+        let lost = list.take_writes();
+        assert_eq!((lost.refused, lost.unseen), (vec!["one", "two"], vec!["three"]));
     }
 
     #[test]

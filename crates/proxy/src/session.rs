@@ -180,9 +180,10 @@ impl Shared {
             () = self.kill.cancelled() => Lost::Broken,
         };
         if let Some(watcher) = watcher {
-            requests.unsent.into_iter().for_each(|captured| watcher.never_sent(captured));
             let writes = conversation.outstanding().take_writes();
-            writes.into_iter().for_each(|captured| watcher.orphaned(captured, lost));
+            let nothing = requests.unsent.into_iter().chain(writes.refused);
+            nothing.for_each(|captured| watcher.did_nothing(captured));
+            writes.unseen.into_iter().for_each(|captured| watcher.orphaned(captured, lost));
         }
         // TLS says good-bye, for which a client that does not read has no room.
         if timeout(CLOSE_MAX, replies.client.close()).await.unwrap_or(false) {

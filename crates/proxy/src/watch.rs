@@ -191,8 +191,8 @@ impl Watcher {
         apart(captured.room.bytes(), || self.record(captured.write.unacknowledged(now_ms())));
     }
 
-    /// Records that a write's last byte never left.
-    pub(crate) fn never_sent(&self, captured: Captured) {
+    /// Records that mongod runs nothing of a write: its last byte never left, or mongod has dropped it.
+    pub(crate) fn did_nothing(&self, captured: Captured) {
         self.record(captured.write.never_sent(now_ms()));
     }
 

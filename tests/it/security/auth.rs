@@ -1,14 +1,16 @@
 //! Users of mongod log in through the proxy, and nobody gets rights by it.
 
 use anyhow::{Context, Result, ensure};
-use bson::{Document, doc};
+use bson::raw::RawDocument;
+use bson::{Document, doc, rawdoc};
 use mongodb::Client;
 use testkit::mongod::Options;
-use testkit::{Dualsync, Mongod};
+use testkit::{Dualsync, Mongod, wait_for};
 
-use super::{used_by_python, used_by_rust};
-use crate::startup::refused;
-use crate::support::{BIN, Source, Stage};
+use super::{run_python, used_by_python, used_by_rust};
+use crate::bad_input::raw;
+use crate::startup::{QUICK, refused};
+use crate::support::{BIN, NOT_COMPARED, Source, Stage};
 
 async fn mongod_with_users() -> Result<Mongod> {
     let args = vec!["--auth".to_owned()];
@@ -59,6 +61,59 @@ async fn scram_passes_untouched() -> Result<()> {
     ensure!(users.is_empty(), "a client is {users:?}");
     Ok(())
 }
+
+/// wire-facts 3: `w: 0` while nobody is logged in is silently dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_makes_nothing_dirty() -> Result<()> {
+    let mut mongod = mongod_with_users().await?;
+    mongod.create_root("first").await?;
+    let stage = Stage::start_with(Source::Standalone(mongod), |builder| {
+        builder
+            .env(NOT_COMPARED.0, NOT_COMPARED.1)
+            .expect_warning("a secret stands in the configuration file")
+    })
+    .await?;
+    let shop = stage.source.client().await?.database("shop");
+    shop.collection::<Document>("things").insert_one(doc! { "_id": 1 }).await?;
+    let silent = |command: &RawDocument| raw::op_msg(raw::MORE_TO_COME, &raw::body(command));
+    let writes = [
+        silent(
+            &rawdoc! { "insert": "things", "documents": [{ "_id": 2 }], "writeConcern": { "w": 0 }, "$db": "shop" },
+        ),
+        silent(&rawdoc! { "delete": "things", "deletes": [{ "q": {}, "limit": 0 }], "$db": "shop" }),
+        silent(&rawdoc! { "drop": "things", "$db": "shop" }),
+        silent(&rawdoc! { "dropDatabase": 1, "$db": "shop" }),
+        silent(
+            &rawdoc! { "applyOps": [{ "op": "d", "ns": "shop.things", "o": { "_id": 1 } }], "$db": "admin" },
+        ),
+        silent(&rawdoc! { "_unheardOf": 1, "$db": "shop" }),
+    ];
+    let writes = [writes.concat(), writes.map(|write| raw::compressed(&write)).concat()].concat();
+    let garbage = raw::header(3, raw::OP_MSG);
+    for end in [&[][..], &garbage] {
+        raw::answer(&stage.dualsync.proxy_address(), &[&writes, end].concat()).await?;
+    }
+    stage.dualsync.wait_drained(QUICK).await?;
+    let report = stage.dualsync.report().await?;
+    ensure!(report["namespaces"]["dirty"].as_array().is_some_and(Vec::is_empty), "dirty: {report:#}");
+    ensure!(report["counts"]["captured"] == 0, "captured: {report:#}");
+    ensure!(shop.collection::<Document>("things").count_documents(doc! {}).await? == 1, "it was let in");
+    // Who has logged in is followed, to the last write.
+    let uri = format!("mongodb://root:first@{}/?w=0", stage.dualsync.proxy_address());
+    run_python(SILENT, &[&uri]).await?;
+    let things = stage.target.client().await?.database("shop").collection::<Document>("things");
+    wait_for("the silent write on the target", QUICK, async || {
+        Ok(things.find_one(doc! { "_id": 3 }).await?.map(drop))
+    })
+    .await
+}
+
+const SILENT: &str = "
+import sys, pymongo
+c = pymongo.MongoClient(sys.argv[1], serverSelectionTimeoutMS=10000)
+c.shop.things.insert_one({'_id': 3})
+c.close()
+";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_localhost_exception_is_for_localhost() -> Result<()> {

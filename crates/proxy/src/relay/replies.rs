@@ -2,7 +2,7 @@
 //!
 //! - a hello's reply, also each streamed one, is held and its addresses are rewritten
 //! - a captured write's reply is held until its entry is in the log, and durable where the write asked for that
-//! - the reply to our own ping is swallowed
+//! - the reply to our own fence is swallowed
 //! - a client that is gone still has its replies read, as long as a captured write is under way
 //! - bytes that are no frames (mongod's text for a browser) go on as they are, to the end
 
@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 use wire::{
-    Address, Flags, Header, OpCode,
+    Address, Flags, Header, OpCode, OpMsg,
     hello::{self, Asked, Names},
     peek_flags,
 };
@@ -25,7 +25,7 @@ use wire::{
 use super::{Conversation, HELLO_BYTES_MAX};
 use crate::{
     held::{Held, OWN_BYTES, Room},
-    outstanding::ReplyTo,
+    outstanding::{ReplyTo, Settled},
     source::{Filled, Source},
     watch::{Captured, Watcher},
 };
@@ -78,10 +78,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
             }
             ReplyTo::Hello(asked) => self.send_hello(reply, asked).await?,
             ReplyTo::Write => self.send_outcome(reply).await?,
-            ReplyTo::Fence => {
-                self.swallow().await?;
-                self.settle(reply);
-            }
+            ReplyTo::Fence => self.take_fence(reply).await?,
         }
         self.delay.observe(self.upstream.since_read().as_secs_f64());
         Ok(())
@@ -131,12 +128,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
             self.settle(reply);
             return Ok(());
         }
-        let frame = loop {
-            if let Some(frame) = self.take_frame()? {
-                break frame;
-            }
-            self.fill().await?;
-        };
+        let frame = self.whole_frame().await?;
         let facts = hello::facts(&frame);
         reply.more_to_come |= facts.more_to_come;
         self.settle(reply);
@@ -182,8 +174,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
     /// Takes off what the reply has ended; the write that it answers.
     fn settle(&self, reply: Reply) -> Option<Captured> {
         let settled = self.conversation.outstanding().settle(&reply.header, reply.more_to_come);
+        self.ended(settled)
+    }
+
+    fn ended(&self, settled: Settled<Captured>) -> Option<Captured> {
         self.conversation.replied.notify_one();
         self.ended_unseen(settled.unseen);
+        if let Some(watcher) = self.watcher {
+            settled.refused.into_iter().for_each(|captured| watcher.did_nothing(captured));
+        }
         settled.answered
     }
 
@@ -194,12 +193,35 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
         }
     }
 
+    /// The reply to our own fence, some hundred bytes: whether the client may write.
+    async fn take_fence(&mut self, reply: Reply) -> Result<(), End> {
+        let mut unauthorized = false;
+        if reply.header.length <= HELLO_BYTES_MAX {
+            unauthorized = says_unauthorized(&self.whole_frame().await?);
+        } else {
+            self.swallow().await?;
+        }
+        let settled = self.conversation.outstanding().settle_fence(&reply.header, unauthorized);
+        self.ended(settled);
+        Ok(())
+    }
+
     async fn swallow(&mut self) -> Result<(), End> {
         loop {
             while self.take_part()?.is_some() {
                 if self.upstream.frames.remaining() == 0 {
                     return Ok(());
                 }
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// The front frame, once all of it is here. Whoever calls this has bounded its length.
+    async fn whole_frame(&mut self) -> Result<Bytes, End> {
+        loop {
+            if let Some(frame) = self.take_frame()? {
+                return Ok(frame);
             }
             self.fill().await?;
         }
@@ -271,11 +293,17 @@ impl<W: AsyncWrite + Unpin> Client<W> {
     }
 }
 
+/// Whether a whole reply is the error that nobody is logged in who had to be.
+fn says_unauthorized(reply: &[u8]) -> bool {
+    const UNAUTHORIZED: i32 = 13;
+    OpMsg::parse(reply).is_ok_and(|reply| reply.body().get_i32("code").is_ok_and(|code| code == UNAUTHORIZED))
+}
+
 fn more(filled: std::io::Result<Filled>) -> Result<(), End> {
     match filled {
         Ok(Filled::More) => Ok(()),
         Ok(Filled::End) => Err(End(Lost::ServerClosed)),
-        // Closing over what it has not read, as our own ping behind what it cannot read.
+        // Closing over what it has not read, as our own fence behind what it cannot read.
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(End(Lost::ServerClosed)),
         Err(_) => Err(End(Lost::Broken)),
     }

@@ -81,20 +81,23 @@ async fn a_write_that_asks_for_the_disk_is_on_it_when_it_is_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_write_without_a_reply_is_fenced_by_a_ping_of_ours() {
+async fn a_write_without_a_reply_is_fenced() {
     let stage = capturing(|_| {}).await;
     let (mut client, mut peer) = stage.connect().await;
     let silent = request_with(&update(), Flags::MORE_TO_COME);
-    client.send(&silent).await;
-    peer.gets(&silent).await;
-    let fence = peer.frame().await;
-    let msg = OpMsg::parse(&fence).unwrap();
-    assert_eq!(msg.body().get_i32("ping").unwrap(), 1);
-    assert_eq!(stage.kinds(), ["mark"]);
-    peer.send(&reply(&fence, &rawdoc! { "ok": 1.0 })).await;
-    stage.records_reach(2).await;
-    let Some(Record::Entry(entry)) = stage.records().pop() else { panic!("no entry") };
-    assert_eq!(entry.doubt, Some(Doubt::Unacknowledged));
+    for nth in 1..=2 {
+        client.send(&silent).await;
+        if nth == 1 {
+            peer.fenced().await; // whether this client may write at all is asked once
+        }
+        peer.gets(&silent).await;
+        let fence = peer.fence().await;
+        assert_eq!(stage.kinds().last(), Some(&"mark"));
+        peer.send(&reply(&fence, &rawdoc! { "ok": 1.0 })).await;
+        stage.records_reach(2 * nth).await;
+        let Some(Record::Entry(entry)) = stage.records().pop() else { panic!("no entry") };
+        assert_eq!(entry.doubt, Some(Doubt::Unacknowledged));
+    }
     // The client never hears of it.
     let ping = request(&rawdoc! { "ping": 1, "$db": "admin" });
     client.send(&ping).await;
@@ -112,6 +115,7 @@ async fn the_clients_own_next_request_is_a_fence_as_well() {
     let ping = request(&rawdoc! { "ping": 1, "$db": "admin" });
     let both = [silent, ping.clone()].concat();
     client.send(&both).await;
+    peer.fenced().await;
     peer.gets(&both).await;
     peer.gets_nothing().await;
     peer.send(&reply(&ping, &rawdoc! { "ok": 1.0 })).await;
@@ -136,9 +140,87 @@ async fn no_write_and_no_fence_is_sent_into_a_stream() {
     let last = reply_to(id(&first), &rawdoc! { "ok": 1.0 }, Flags::default());
     peer.send(&last).await;
     client.gets(&last).await;
+    peer.fence().await;
     peer.gets(&silent).await;
-    let fence = peer.frame().await;
-    assert_eq!(OpMsg::parse(&fence).unwrap().body().get_i32("ping").unwrap(), 1);
+    peer.fence().await;
+}
+
+/// wire-facts 3: `w: 0` while nobody is logged in is dropped without a word. Whatever a stranger tries, and however it
+/// goes away, nothing has to be compared for it.
+#[tokio::test]
+async fn a_stranger_makes_nothing_dirty() {
+    let mut stage = capturing(|_| {}).await;
+    let unauthorized = rawdoc! { "ok": 0.0, "errmsg": "no", "code": 13, "codeName": "Unauthorized" };
+    let silent = |body: &bson::RawDocument| request_with(body, Flags::MORE_TO_COME);
+    let writes = [
+        silent(&update()),
+        silent(&rawdoc! { "drop": "c", "$db": "d" }),
+        silent(&rawdoc! { "dropDatabase": 1, "$db": "d" }),
+        silent(&rawdoc! { "applyOps": [{ "op": "d", "ns": "d.c", "o": { "_id": 1 } }], "$db": "admin" }),
+        silent(&rawdoc! { "noSuchCommand": 1, "$db": "d" }),
+    ];
+    let ping = request(&rawdoc! { "ping": 1, "$db": "admin" });
+    let (mut marks, mut ends) = (0, [&[][..], &ping, &ping[..40], &[0; 16]].into_iter().cycle());
+    for write in writes.iter().flat_map(|write| std::iter::repeat_n(write, 4)) {
+        let (mut client, mut peer) = stage.connect().await;
+        let end = ends.next().unwrap();
+        client.send(&[&compressed(write), &write[..], end].concat()).await;
+        let fence = peer.fence().await;
+        peer.gets(&compressed(write)).await;
+        peer.gets(write).await;
+        peer.send(&reply(&fence, &unauthorized)).await;
+        if end == ping {
+            peer.gets(&ping).await;
+            client.gets_nothing().await;
+            peer.send(&reply(&ping, &rawdoc! { "ok": 1.0 })).await;
+        } else if end.is_empty() {
+            let fence = peer.fence().await;
+            peer.send(&reply(&fence, &unauthorized)).await;
+        }
+        client.half_close().await;
+        drop(peer);
+        client.ends().await;
+        marks = stage.kinds().iter().filter(|kind| **kind == "mark").count();
+    }
+    drop(stage.connect().await);
+    until(|| stage.metric("dualsync_proxy_connections") == 0).await;
+    assert_eq!(stage.kinds().iter().filter(|kind| **kind == "closed").count(), marks);
+    assert!(marks >= 16 && !stage.kinds().contains(&"entry"), "{:?}", stage.kinds());
+    assert!(stage.capture().take_missed().is_empty() && !stage.has_orphan());
+}
+
+/// What comes in between may have been a login, or the end of one.
+#[tokio::test]
+async fn whoever_may_have_logged_in_is_no_stranger() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let unauthorized = rawdoc! { "ok": 0.0, "errmsg": "no", "code": 13, "codeName": "Unauthorized" };
+    let login = rawdoc! { "saslContinue": 1, "payload": "", "conversationId": 1, "$db": "admin" };
+    let silent = request_with(&update(), Flags::MORE_TO_COME);
+    client.send(&silent).await;
+    let fence = peer.fence().await;
+    peer.gets(&silent).await;
+    let second = peer.fence().await;
+    peer.send(&[reply(&fence, &unauthorized), reply(&second, &unauthorized)].concat()).await;
+    stage.records_reach(2).await;
+    for (nth, login) in [request(&login), request_with(&login, Flags::MORE_TO_COME)].iter().enumerate() {
+        client.send(&[&login[..], &silent].concat()).await;
+        peer.gets(login).await;
+        let fence = peer.fence().await;
+        peer.gets(&silent).await;
+        let second = peer.fence().await;
+        peer.send(&[reply(&fence, &unauthorized), reply(&second, &unauthorized)].concat()).await;
+        stage.records_reach(2 * nth as u64 + 4).await;
+    }
+    client.send(&[&request_with(&login, Flags::MORE_TO_COME)[..], &silent].concat()).await;
+    peer.frame().await;
+    peer.fenced().await;
+    peer.gets(&silent).await;
+    // Somebody else has dropped the user meanwhile.
+    let fence = peer.fence().await;
+    peer.send(&reply(&fence, &unauthorized)).await;
+    stage.records_reach(8).await;
+    assert_eq!(stage.kinds(), ["mark", "closed", "mark", "closed", "mark", "closed", "mark", "entry"]);
 }
 
 /// wire-facts 2.2: mongod may wait with a hello as long as the client likes, and ends it when the client goes.
@@ -174,10 +256,9 @@ async fn a_request_broken_off_behind_a_silent_write_keeps_nothing_open() {
         let (mut client, mut peer) = stage.connect().await;
         client.send(&[&silent, broken].concat()).await;
         client.half_close().await;
+        peer.fenced().await;
         peer.gets(&silent).await;
-        let fence = peer.frame().await;
-        assert_eq!(OpMsg::parse(&fence).unwrap().body().get_i32("ping").unwrap(), 1);
-        peer.send(&reply(&fence, &rawdoc! { "ok": 1.0 })).await;
+        peer.fenced().await;
         assert!(peer.ends().await.len() <= broken.len());
         drop(peer);
         assert!(client.ends().await.is_empty());
@@ -193,6 +274,7 @@ async fn a_request_broken_off_behind_a_silent_write_keeps_nothing_open() {
     client.send(&find[100..]).await;
     client.send(&[&silent[..], &insert[..50]].concat()).await;
     peer.gets(&find[100..]).await;
+    peer.fence().await;
     peer.gets(&silent).await;
     drop(peer);
     client.ends().await;
@@ -257,8 +339,14 @@ async fn a_large_insert_is_followed_on_any_runtime() {
     for silent in [false, true] {
         let mut insert = insert.clone();
         insert[16] = u8::from(silent) << 1;
-        tokio::join!(client.send(&insert), peer.gets(&insert));
-        let fence = if silent { peer.frame().await } else { insert };
+        let gets = async {
+            if silent {
+                peer.fenced().await;
+            }
+            peer.gets(&insert).await;
+        };
+        tokio::join!(client.send(&insert), gets);
+        let fence = if silent { peer.fence().await } else { insert };
         let answer = reply(&fence, &rawdoc! { "n": 1, "ok": 1.0 });
         peer.send(&answer).await;
         if !silent {

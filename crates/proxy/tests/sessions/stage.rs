@@ -12,6 +12,7 @@ use std::{
 };
 
 use bson::raw::RawDocument;
+use bson::rawdoc;
 use capture::{Capture, Orphan};
 use prometheus::Registry;
 use proxy::{Bypass, Config, Listener, Metrics, Upstream, Watch};
@@ -26,7 +27,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use wire::{Flags, Section, Sequence, encode_msg};
+use wire::{Flags, OpMsg, Section, Sequence, encode_msg};
 
 pub(crate) struct Stage {
     pub(crate) address: String,
@@ -264,6 +265,20 @@ impl End {
         let length = i32::from_le_bytes(frame[..4].try_into().unwrap());
         frame.extend(self.reads(usize::try_from(length).unwrap() - 4).await);
         frame
+    }
+
+    /// Reads the proxy's own command, before or behind writes that get no reply.
+    pub(crate) async fn fence(&mut self) -> Vec<u8> {
+        let frame = self.frame().await;
+        let body = OpMsg::parse(&frame).unwrap().body().to_owned();
+        assert!(body.get_array("refreshSessions").is_ok(), "{body:?} is no fence");
+        frame
+    }
+
+    /// The same, answered as mongod does whoever may write.
+    pub(crate) async fn fenced(&mut self) {
+        let fence = self.fence().await;
+        self.send(&reply(&fence, &rawdoc! { "ok": 1.0 })).await;
     }
 
     /// Reads to the end; the other side has closed cleanly.

@@ -38,32 +38,12 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
 
     /// Forwards a captured request: all but its last byte as it comes, or nothing, until it is whole and marked.
     pub(super) async fn send_captured(&mut self, request: Request, class: Class) -> Result<(), End> {
-        if request.length > FRAME_BYTES_MAX {
-            // A server that takes more than any that we know; our parsers do not.
-            return self.send_unscanned(request, 0).await;
-        }
-        let (since, mut room) = (Instant::now(), Room::default());
-        let own = self.own_bytes();
+        self.probe(request.expect).await?;
         let mut sent = 0;
-        loop {
-            let here = self.head()?.bytes.len();
-            if !self.held.cover(&mut room, here.saturating_sub(own)).await {
-                drop(room);
-                return self.send_unscanned(request, sent).await;
-            }
-            if here == request.length {
-                break;
-            }
-            if matches!(class, Class::Watch) {
-                let head = head_of(&self.client)?;
-                self.upstream.write_all(&head.bytes[sent..]).await.map_err(|_| End::Upstream)?;
-                sent = here;
-            }
-            if !self.fill_held(since).await? {
-                drop(room);
-                return self.send_unscanned(request, sent).await;
-            }
-        }
+        let streamed = matches!(class, Class::Watch).then_some(&mut sent);
+        let Some(room) = self.hold_whole(request, streamed).await? else {
+            return self.send_unscanned(request, sent).await;
+        };
         let frame = self.whole_frame().await?;
         self.send_seen(request, &frame, &frame, sent, room).await
     }
@@ -80,7 +60,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     ) -> Result<(), End> {
         let captured = self.watching.as_ref().and_then(|watching| watching.request(inside, room));
         let Some(mut captured) = captured else {
-            self.expect(request, ReplyTo::Plain);
+            // One without a reply changes nothing about who the client is.
+            if request.expect != Expect::Nothing {
+                self.expect(request, ReplyTo::Plain);
+            }
             return self.send(&frame[sent..]).await;
         };
         let instead = captured.forward().filter(|_| sent == 0);
@@ -93,7 +76,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
 
     /// Holds a compressed request until it is whole, to learn what it is. It goes on as it came, but for an added `_id`.
     pub(super) async fn send_compressed(&mut self, request: Request) -> Result<(), End> {
-        let Some(mut room) = self.hold_whole(request).await? else {
+        let Some(mut room) = self.hold_whole(request, None).await? else {
             return self.send_unscanned(request, 0).await;
         };
         // The size that it announces takes no room before its bytes are here.
@@ -115,6 +98,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         match (inner, inside) {
             (Some(Request { way: Way::Captured(class), expect, .. }), Some(inside)) => {
                 self.count(class);
+                self.probe(expect).await?;
                 let frame = self.whole_frame().await?;
                 self.send_seen(Request { expect, ..request }, &frame, &inside, 0, room).await
             }
@@ -169,7 +153,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
 
     /// Forwards a request whose name comes behind a document sequence: held until it is whole, then it is known.
     pub(super) async fn send_late_name(&mut self, request: Request) -> Result<(), End> {
-        let Some(room) = self.hold_whole(request).await? else {
+        let Some(room) = self.hold_whole(request, None).await? else {
             return self.send_unscanned(request, 0).await;
         };
         let way = late_way(self.head()?.bytes, |name| self.class(name));
@@ -179,8 +163,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     }
 
     /// Reads on until the front frame is whole, which room covers; `None` when there is none for it, or no longer.
-    async fn hold_whole(&mut self, request: Request) -> Result<Option<Room>, End> {
+    ///
+    /// With `sent`, what is here of a frame that is not whole yet leaves at once, and is counted there.
+    async fn hold_whole(
+        &mut self,
+        request: Request,
+        mut sent: Option<&mut usize>,
+    ) -> Result<Option<Room>, End> {
         if request.length > FRAME_BYTES_MAX {
+            // A server that takes more than any that we know; our parsers do not.
             return Ok(None);
         }
         let (since, mut room) = (Instant::now(), Room::default());
@@ -192,6 +183,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             }
             if here == request.length {
                 return Ok(Some(room));
+            }
+            if let Some(sent) = &mut sent {
+                let head = head_of(&self.client)?;
+                self.upstream.write_all(&head.bytes[**sent..]).await.map_err(|_| End::Upstream)?;
+                **sent = here;
             }
             if !self.fill_held(since).await? {
                 return Ok(None);
