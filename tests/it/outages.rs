@@ -9,7 +9,7 @@ use testkit::net::Relay;
 use testkit::traffic::{OnError, Shop};
 use testkit::{Dualsync, Mongod, ReplicaSet, compare, mongod, wait_for};
 
-use crate::support::{BIN, DRAIN_MAX, Source, Stage};
+use crate::support::{BIN, DRAIN_MAX, Source, Stage, update_ended, update_runs};
 
 /// Drivers' own tests drop collections while what was written to them is still being read. mongod kills such reads; that
 /// is no outage, and the undeclared warning of one would fail the test.
@@ -132,12 +132,7 @@ async fn the_proxy_is_killed_under_a_long_statement() -> Result<()> {
     let slow = doc! {"$where": "sleep(20) || true", "a": 1};
     let running = tokio::spawn(async move { items.update_many(slow, doc! {"$inc": {"n": 1}}).await });
     let source = stage.source.client().await?;
-    let operations = doc! {"currentOp": 1, "ns": "long.items", "op": "update"};
-    wait_for("the statement to run", Duration::from_secs(10), async || {
-        let running = source.database("admin").run_command(operations.clone()).await?;
-        Ok(running.get_array("inprog").is_ok_and(|list| !list.is_empty()).then_some(()))
-    })
-    .await?;
+    update_runs(&source, "long.items").await?;
     stage.dualsync.kill()?;
     ensure!(running.await?.is_err(), "the proxy was killed under the statement");
     stage.dualsync.expect_warning("namespace is dirty"); // `$where` is no pure function of a document
@@ -147,11 +142,7 @@ async fn the_proxy_is_killed_under_a_long_statement() -> Result<()> {
     for n in 0..200 {
         items.update_one(doc! {"_id": n}, doc! {"$inc": {"n": 10}, "$set": {"a": 2}}).await?;
     }
-    wait_for("the statement to end", Duration::from_secs(30), async || {
-        let running = source.database("admin").run_command(operations.clone()).await?;
-        Ok(running.get_array("inprog").is_ok_and(Vec::is_empty).then_some(()))
-    })
-    .await?;
+    update_ended(&source, "long.items").await?;
     stage.dualsync.wait_for_log("namespace is dirty", Duration::from_secs(30)).await?;
     stage.assert_mended().await?;
     Ok(())

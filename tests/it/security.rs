@@ -18,7 +18,7 @@ use testkit::{python, wait_for};
 use tokio::task::JoinHandle;
 
 use crate::startup::QUICK;
-use crate::support::Stage;
+use crate::support::{Stage, update_runs};
 
 /// Writes and reads through `uri` with the Rust driver; the collection's name tells one way from another.
 pub async fn used_by_rust(uri: &str, collection: &str) -> Result<()> {
@@ -79,7 +79,7 @@ pub async fn killed_under_an_update(stage: &mut Stage) -> Result<()> {
     .await
 }
 
-/// Sends an update that mongod, which must have test commands, takes some time for; returns once its mark is in the log.
+/// Sends an update that mongod, which must have test commands, takes some time for; returns while it does.
 pub async fn slow_update(
     stage: &Stage,
     takes_ms: i32,
@@ -90,14 +90,11 @@ pub async fn slow_update(
     let slow = doc! { "failCommands": ["update"], "blockConnection": true, "blockTimeMS": takes_ms };
     let point = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": slow };
     stage.source.client().await?.database("admin").run_command(point).await?;
-    let appended =
-        async || Ok::<_, anyhow::Error>(stage.dualsync.report().await?["positions"]["appended"].as_u64());
-    let before = appended().await?;
     let update =
         tokio::spawn(
             async move { things.update_one(doc! { "_id": 7 }, doc! { "$set": { "seen": true } }).await },
         );
-    wait_for("the update's mark", QUICK, async || Ok((appended().await? > before).then_some(()))).await?;
+    update_runs(&stage.source.client().await?, "shop.things").await?;
     Ok(update)
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use bson::doc;
 use mongodb::Client;
 use testkit::compare;
 use testkit::{Builder, Dualsync, Mongod, ReplicaSet};
@@ -45,6 +46,29 @@ impl Source {
             Source::ReplicaSet(set) => set.client().await,
         }
     }
+}
+
+/// Waits until that server is at an update of `ns`. Its mark in the log is less: behind that it still has to leave.
+pub async fn update_runs(client: &Client, ns: &str) -> Result<()> {
+    updates(client, ns, "an update to run", |running| running > 0).await
+}
+
+/// Waits until that server is at no update of `ns` any more.
+pub async fn update_ended(client: &Client, ns: &str) -> Result<()> {
+    updates(client, ns, "the update to end", |running| running == 0).await
+}
+
+async fn updates(client: &Client, ns: &str, what: &str, enough: impl Fn(usize) -> bool) -> Result<()> {
+    let (db, collection) = ns.split_once('.').context("a namespace")?;
+    // One that a fail point holds is a command still.
+    let either =
+        [doc! {"ns": ns, "op": "update"}, doc! {"ns": format!("{db}.$cmd"), "command.update": collection}];
+    testkit::wait_for(what, Duration::from_secs(60), async || {
+        let operations = doc! {"currentOp": 1, "$or": &either};
+        let running = client.database("admin").run_command(operations).await?;
+        Ok(enough(running.get_array("inprog")?.len()).then_some(()))
+    })
+    .await
 }
 
 /// Both servers and the binary.

@@ -1,7 +1,5 @@
 //! Each level: what is recorded, what becomes dirty, what is said; and that it falls again by itself.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use bson::{Document, doc};
 use mongodb::Collection;
@@ -10,7 +8,7 @@ use testkit::wait_for;
 use super::{
     SOON, assert_equal_but_for_dirty, control, dirty, level, pause, queue, wait_for_dirty, wait_for_level,
 };
-use crate::support::{NOT_COMPARED, Source, Stage};
+use crate::support::{NOT_COMPARED, Source, Stage, update_runs};
 
 /// A stage whose log takes 100 entries, with the worker paused: the target is away, as far as the log can tell. What is
 /// dirty stays it, until [`Stage::mend`].
@@ -151,12 +149,7 @@ async fn killed_with_a_full_log_it_still_names_what_is_dirty() -> Result<()> {
     collection(&stage, "lost", "items").await?.insert_one(doc! {"_id": 1}).await?;
     let filter = doc! {"$where": "sleep(100) || true", "a": 1};
     let running = tokio::spawn(async move { slow.update_many(filter, doc! {"$set": {"n": 1}}).await });
-    let operations = doc! {"currentOp": 1, "ns": "slow.items", "op": "update"};
-    wait_for("the statement to run", Duration::from_secs(10), async || {
-        let running = source.database("admin").run_command(operations.clone()).await?;
-        Ok(running.get_array("inprog").is_ok_and(|list| !list.is_empty()).then_some(()))
-    })
-    .await?;
+    update_runs(&source, "slow.items").await?;
     stage.dualsync.kill()?;
     ensure!(running.await?.is_err(), "the proxy was killed under the statement");
 
