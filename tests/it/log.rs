@@ -1,5 +1,6 @@
 //! The sync log from outside: its levels, a full disk, and the command that looks into it.
 
+mod damage;
 mod disk;
 mod levels;
 mod look;

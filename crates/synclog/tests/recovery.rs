@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::{
-    crash_copy, cut_to, files, fill, flip, len, open, open_error, payload, read, read_through, scratch,
-    segments, small, wait_for,
+    crash_copy, cut_to, files, fill, flip, len, make_newer, open, open_error, payload, read, read_through,
+    scratch, segments, small, wait_for,
 };
 use synclog::{
     Call, Config, Cursor, CursorSync, Faults, LogView, Lsn, OpenError, Record, Recovery, SyncLog, Verdict,
@@ -585,11 +585,7 @@ fn a_newer_log_is_refused_and_left_alone() {
     for (name, size) in [("0000000000000001.seg", 64), ("cursor", 512), ("reserve", 512)] {
         let copy = crashed(&config, dir.path());
         let path = copy.dir.join(name);
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[8] = 2;
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..size]);
-        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
-        fs::write(&path, &bytes).unwrap();
+        let bytes = make_newer(&path, size);
         let error = open_error(&copy);
         assert!(matches!(&error, OpenError::Newer { version: 2, path: named } if *named == path), "{error}");
         assert_eq!(fs::read(&path).unwrap(), bytes);

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use common::{crash_copy, cut_to, fill, flip, len, open, payload, scratch, segments, small};
+use common::{crash_copy, cut_to, fill, flip, len, make_newer, open, payload, scratch, segments, small};
 use synclog::{Cursor, CursorSync, LogView, Lsn, OpenError, ReadError, Record, ViewReader};
 
 fn all(reader: &mut ViewReader) -> Vec<Record> {
@@ -294,4 +294,15 @@ fn what_is_no_log_or_a_newer_one_is_refused() {
     assert!(matches!(LogView::open(dir.path()), Err(OpenError::NotALog { .. })));
     let error = LogView::open(dir.path().join("nowhere")).unwrap_err().to_string();
     assert!(error.contains("nowhere"), "{error}");
+    let config = small(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 3, 100);
+    log.close().unwrap();
+    for (name, size) in [("0000000000000001.seg", 64), ("cursor", 512), ("reserve", 512)] {
+        let copy = dir.path().join("copy");
+        crash_copy(&config.dir, &copy);
+        make_newer(&copy.join(name), size);
+        let error = LogView::open(&copy).unwrap_err();
+        assert!(matches!(&error, OpenError::Newer { version: 2, path } if path.ends_with(name)), "{error}");
+    }
 }

@@ -39,6 +39,13 @@ async fn fill_to(stage: &Stage, waiting: u64) -> Result<()> {
     }
 }
 
+/// The target is back: the log empties, and all that is not dirty is equal.
+async fn empty(stage: &Stage) -> Result<()> {
+    control(&stage.dualsync, "resume").await?;
+    wait_for_level(&stage.dualsync, "normal").await?;
+    assert_equal_but_for_dirty(stage).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_level_of_entries_keeps_less_and_falls_again() -> Result<()> {
     let mut stage = paused(Source::standalone().await?).await?;
@@ -85,9 +92,7 @@ async fn each_level_of_entries_keeps_less_and_falls_again() -> Result<()> {
     ensure!(metrics["dualsync_unrecorded_writes_total"] == 2.0);
 
     stage.dualsync.expect_warning("namespace is dirty");
-    control(&stage.dualsync, "resume").await?;
-    wait_for_level(&stage.dualsync, "normal").await?;
-    assert_equal_but_for_dirty(&stage).await?;
+    empty(&stage).await?;
     ensure!(dirty(&stage.dualsync).await? == ["lost.items".to_owned()].into());
     stage.dualsync.wait_for_log("the sync log has room again", SOON).await?;
     // What is dirty is on disk, so that nothing need be noted any more.
@@ -126,9 +131,7 @@ async fn a_log_of_one_mebibyte_fills_and_empties() -> Result<()> {
         ensure!(seen == ["normal", "warning", "keys-only", "full"], "{seen:?}");
         let used = queue(&stage.dualsync).await?["bytes"].as_u64().unwrap_or(u64::MAX);
         ensure!(used < (1 << 20) + (64 << 10), "{used} bytes are used");
-        control(&stage.dualsync, "resume").await?;
-        wait_for_level(&stage.dualsync, "normal").await?;
-        assert_equal_but_for_dirty(&stage).await?;
+        empty(&stage).await?;
     }
     stage.mend().await?;
     Ok(())
@@ -160,9 +163,7 @@ async fn killed_with_a_full_log_it_still_names_what_is_dirty() -> Result<()> {
     stage.dualsync.kill()?;
     stage.dualsync.restart().await?;
     wait_for_dirty(&stage.dualsync, &["lost.items", "slow.items"]).await?;
-    control(&stage.dualsync, "resume").await?;
-    wait_for_level(&stage.dualsync, "normal").await?;
-    assert_equal_but_for_dirty(&stage).await?;
+    empty(&stage).await?;
     stage.mend().await?;
     Ok(())
 }
@@ -190,9 +191,7 @@ async fn a_transaction_meets_a_full_log() -> Result<()> {
     session.start_transaction().await?;
     items("given_up").insert_one(doc! {"_id": 1}).session(&mut session).await?;
     session.abort_transaction().await?;
-    control(&stage.dualsync, "resume").await?;
-    wait_for_level(&stage.dualsync, "normal").await?;
-    assert_equal_but_for_dirty(&stage).await?;
+    empty(&stage).await?;
     ensure!(dirty(&stage.dualsync).await? == ["tx.full".to_owned()].into());
     stage.mend().await?;
     Ok(())

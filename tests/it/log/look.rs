@@ -171,6 +171,19 @@ fn what_is_no_log_is_called_that() -> Result<()> {
     fs::write(folder.path().join("notes.txt"), "not a log")?;
     check(folder.path(), &["no sync log"])?;
     check(&folder.path().join("notes.txt"), &["notes.txt"])?;
+    // Garbage under a segment's name: it is looked at, and told.
+    let garbage = folder.path().join("garbage");
+    fs::create_dir(&garbage)?;
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    for name in ["0000000000000001.seg", "0000000000000009.seg", "cursor", "reserve"] {
+        let bytes: Vec<u8> = (0..3_000).map(|_| random.u8(..)).collect();
+        fs::write(garbage.join(name), bytes)?;
+    }
+    for command in ["ls", "stats", "inspect", "verify", "export"] {
+        let (status, out, err) = look(&garbage, &[command])?;
+        ensure!(status == 1 && !err.contains("panicked"), "seed {seed}, {command}: {status}: {out}\n{err}");
+    }
     let (status, _, err) = look(folder.path(), &["inspect", "--ns", "no name"])?;
     ensure!(status == 2 && err.contains("names no namespace"), "{status}: {err}");
     Ok(())

@@ -131,6 +131,16 @@ pub(crate) fn flip(path: &Path, at: usize) {
     fs::write(path, bytes).unwrap();
 }
 
+/// Makes a file's block of so many bytes one of the next format, whole. Gives what the file holds then.
+pub(crate) fn make_newer(path: &Path, block: usize) -> Vec<u8> {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[8] = 2;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..block]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    fs::write(path, &bytes).unwrap();
+    bytes
+}
+
 /// Runs an ignored test of this binary on a file system of its own, of `bytes`, which it finds with [`small_disk`].
 pub(crate) fn on_small_disk(bytes: u64, test: &str) {
     if std::env::var_os("SYNCLOG_NO_SMALL_DISK").is_some() {
