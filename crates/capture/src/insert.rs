@@ -10,7 +10,9 @@ use wire::{DocumentWriter, OpMsg, Section, Sequence, elements, encode_msg};
 
 /// The frame with the missing `_id`s; `None` when there are none, or they cannot be added. A checksum is made anew:
 /// the one that came must hold, or the damage would be made good.
-pub(crate) fn with_ids(message: &OpMsg<'_>) -> Option<Vec<u8>> {
+///
+/// The server stores documents of at most `document_bytes_max`.
+pub(crate) fn with_ids(message: &OpMsg<'_>, document_bytes_max: usize) -> Option<Vec<u8>> {
     let lacking = message.sections.iter().any(|section| match section {
         Section::Body(body) => in_body(body).any(lacks_id),
         Section::Sequence(sequence) => sequence.identifier == DOCUMENTS && sequence.documents().any(lacks_id),
@@ -21,11 +23,11 @@ pub(crate) fn with_ids(message: &OpMsg<'_>) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(message.sections.len());
     for section in &message.sections {
         bytes.push(match section {
-            Section::Body(body) => body_with_ids(body)?,
+            Section::Body(body) => body_with_ids(body, document_bytes_max)?,
             Section::Sequence(sequence) if sequence.identifier == DOCUMENTS => {
                 let mut out = Vec::with_capacity(sequence.as_bytes().len() + ELEMENT_BYTES);
                 for document in sequence.documents() {
-                    push_with_id(&mut out, document)?;
+                    push_with_id(&mut out, document, document_bytes_max)?;
                 }
                 out
             }
@@ -56,22 +58,22 @@ fn lacks_id(document: &RawDocument) -> bool {
     names.all(|element| element.is_ok_and(|element| element.key().as_str() != "_id"))
 }
 
-fn body_with_ids(body: &RawDocument) -> Option<Vec<u8>> {
+fn body_with_ids(body: &RawDocument, document_bytes_max: usize) -> Option<Vec<u8>> {
     let mut writer = DocumentWriter::with_capacity(body.as_bytes().len() + ELEMENT_BYTES);
     for element in elements(body) {
         let element = element.ok()?;
         match element.value() {
             Ok(RawBsonRef::Array(_)) if element.name == DOCUMENTS => {
-                writer.copy(&array_with_ids(element.bytes, element.name)?);
+                writer.copy(&array_with_ids(element.bytes, element.name, document_bytes_max)?);
             }
             _ => writer.copy(element.bytes),
         }
     }
-    Some(writer.finish()).filter(|body| body.len() <= BODY_BYTES_MAX)
+    Some(writer.finish()).filter(|body| body.len() <= document_bytes_max.saturating_add(BODY_BYTES_MORE))
 }
 
 /// The element `name: [documents]`, given and returned as type, name, value.
-fn array_with_ids(element: &[u8], name: &str) -> Option<Vec<u8>> {
+fn array_with_ids(element: &[u8], name: &str, document_bytes_max: usize) -> Option<Vec<u8>> {
     let (head, array) = element.split_at_checked(1 + name.len() + 1)?;
     let mut writer = DocumentWriter::with_capacity(array.len() + ELEMENT_BYTES);
     for item in elements(RawDocument::from_bytes(array).ok()?) {
@@ -79,7 +81,7 @@ fn array_with_ids(element: &[u8], name: &str) -> Option<Vec<u8>> {
         match item.value() {
             Ok(RawBsonRef::Document(document)) => {
                 let mut out = item.bytes.get(..1 + item.name.len() + 1)?.to_vec();
-                push_with_id(&mut out, document)?;
+                push_with_id(&mut out, document, document_bytes_max)?;
                 writer.copy(&out);
             }
             _ => writer.copy(item.bytes),
@@ -89,14 +91,14 @@ fn array_with_ids(element: &[u8], name: &str) -> Option<Vec<u8>> {
 }
 
 /// Adds the document, with an `_id`; `None` when it has no room for one.
-fn push_with_id(out: &mut Vec<u8>, document: &RawDocument) -> Option<()> {
+fn push_with_id(out: &mut Vec<u8>, document: &RawDocument, document_bytes_max: usize) -> Option<()> {
     let bytes = document.as_bytes();
     if !lacks_id(document) {
         out.extend_from_slice(bytes);
         return Some(());
     }
     let length = bytes.len() + ELEMENT_BYTES;
-    if length > DOCUMENT_BYTES_MAX {
+    if length > document_bytes_max {
         return None;
     }
     out.extend_from_slice(&i32::try_from(length).ok()?.to_le_bytes());
@@ -109,10 +111,8 @@ fn push_with_id(out: &mut Vec<u8>, document: &RawDocument) -> Option<()> {
 const DOCUMENTS: &str = "documents";
 /// An ObjectId with its type and name.
 const ELEMENT_BYTES: usize = 1 + 4 + 12;
-/// The largest document that a client may insert (`wire-facts.md` 1.3).
-const DOCUMENT_BYTES_MAX: usize = 16 << 20;
-/// The largest body of a message (`wire-facts.md` 1.3).
-const BODY_BYTES_MAX: usize = DOCUMENT_BYTES_MAX + (16 << 10);
+/// By so much a message's body may be larger than a document (`wire-facts.md` 1.3).
+const BODY_BYTES_MORE: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,6 @@ pub use capture::{Capture, Missed, Note};
 pub use config::{Config, Pattern, PatternError};
 pub use contention::Ticket;
 pub use counters::{Counters, Kind};
-pub use request::{Class, Session};
+pub use request::{Class, DOCUMENT_BYTES_MAX, Session};
 pub use unmarked::{Unmarked, Unrecorded};
 pub use write::{Detail, Ended, Lost, Orphan, Unended, Write};

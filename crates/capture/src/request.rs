@@ -27,15 +27,24 @@ pub enum Class {
     Hold,
 }
 
+/// The largest document that a server stores which has not told (`wire-facts.md` 1.3).
+pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
+
 /// Watches the requests of one client.
 pub struct Session {
     capture: Arc<Capture>,
     via: String,
+    document_bytes_max: usize,
 }
 
 impl Session {
     pub(crate) fn new(capture: Arc<Capture>, via: String) -> Session {
-        Session { capture, via }
+        Session { capture, via, document_bytes_max: DOCUMENT_BYTES_MAX }
+    }
+
+    /// The largest document that the server stores, in bytes, as its hello says (`maxBsonObjectSize`).
+    pub fn set_document_bytes_max(&mut self, bytes: usize) {
+        self.document_bytes_max = bytes;
     }
 
     /// How a request with this command (the first key of its body) is forwarded.
@@ -130,7 +139,7 @@ impl Session {
                     Some(coll) => {
                         let ns = self.captured(db, coll)?;
                         if command == Command::Insert {
-                            replacement = insert::with_ids(message);
+                            replacement = insert::with_ids(message, self.document_bytes_max);
                         }
                         let changed = replacement.as_deref().and_then(|frame| OpMsg::parse(frame).ok());
                         Job::Batch(batch(command, ns, changed.as_ref().unwrap_or(message)))

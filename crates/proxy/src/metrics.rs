@@ -21,6 +21,7 @@ pub struct Metrics {
     pub(crate) upstream_errors_total: IntCounter,
     pub(crate) refused_total: IntCounter,
     pub(crate) sessions_died_total: IntCounter,
+    pub(crate) hellos_unread_total: IntCounter,
     pub(crate) delay_to_server: Histogram,
     pub(crate) delay_to_client: Histogram,
     sessions: IntGaugeVec,
@@ -42,6 +43,8 @@ pub(crate) enum Reason {
     Stalled,
     /// It was silent for `idle_timeout`.
     Idle,
+    /// It writes in a way that nobody would see.
+    OldWrite,
 }
 
 impl Reason {
@@ -53,6 +56,7 @@ impl Reason {
             Reason::Greeting => "no_first_request",
             Reason::Stalled => "stalled",
             Reason::Idle => "idle",
+            Reason::OldWrite => "old_write",
         }
     }
 }
@@ -120,6 +124,7 @@ impl Metrics {
             Reason::Greeting,
             Reason::Stalled,
             Reason::Idle,
+            Reason::OldWrite,
         ] {
             turned_away.with_label_values(&[reason.label()]);
         }
@@ -144,6 +149,10 @@ impl Metrics {
             refused_total: counter(
                 "dualsync_proxy_refused_total",
                 "Client connections closed because the connection limit was reached.",
+            )?,
+            hellos_unread_total: counter(
+                "dualsync_proxy_hellos_unread_total",
+                "Client connections ended because mongod's hello reply could not be read, so that its addresses would have led past the proxy.",
             )?,
             sessions_died_total: counter(
                 "dualsync_proxy_sessions_died_total",

@@ -33,6 +33,8 @@ pub(crate) enum ReplyTo {
     Write,
     /// It answers our own fence: swallow it.
     Fence,
+    /// It answers our own hello: learn from it and swallow it.
+    Facts,
 }
 
 /// One request.
@@ -260,6 +262,12 @@ impl<W> Outstanding<W> {
     /// What to do with a reply. One that answers nothing we know is [`ReplyTo::Plain`].
     pub(crate) fn meant(&self, reply: &Header) -> ReplyTo {
         self.position(reply).map_or(ReplyTo::Plain, |at| self.requests[at].reply)
+    }
+
+    /// Whether what is answered may get more than one reply, for all that is known of it.
+    pub(crate) fn may_stream(&self, reply: &Header) -> bool {
+        let request = self.position(reply).and_then(|at| self.requests.get(at));
+        request.is_some_and(|request| request.may_stream || request.answer == Answer::Unknown)
     }
 
     /// Takes off what `reply` has ended, all of it having been read.

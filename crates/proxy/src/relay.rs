@@ -12,11 +12,11 @@ mod requests;
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering},
 };
 
 use tokio::sync::Notify;
-use wire::FRAME_BYTES_MAX;
+use wire::{FRAME_BYTES_MAX, hello::Facts};
 
 pub(crate) use replies::{Client, Replies};
 pub(crate) use requests::{Requests, Watching};
@@ -38,6 +38,10 @@ pub(crate) struct Conversation {
     drain: Notify,
     /// The largest frame that the server takes, as its hello has told.
     frame_bytes_max: AtomicUsize,
+    /// The largest document, likewise.
+    document_bytes_max: AtomicUsize,
+    /// The newest protocol that the server speaks; -1: it has not told yet.
+    wire_version: AtomicI32,
 }
 
 impl Conversation {
@@ -48,6 +52,8 @@ impl Conversation {
             drained: AtomicBool::new(false),
             drain: Notify::new(),
             frame_bytes_max: AtomicUsize::new(FRAME_BYTES_MAX),
+            document_bytes_max: AtomicUsize::new(capture::DOCUMENT_BYTES_MAX),
+            wire_version: AtomicI32::new(-1),
         }
     }
 
@@ -60,8 +66,25 @@ impl Conversation {
         self.frame_bytes_max.load(Ordering::Relaxed)
     }
 
-    fn set_frame_bytes_max(&self, frame_bytes_max: usize) {
-        self.frame_bytes_max.store(frame_bytes_max, Ordering::Relaxed);
+    fn document_bytes_max(&self) -> usize {
+        self.document_bytes_max.load(Ordering::Relaxed)
+    }
+
+    fn wire_version(&self) -> Option<i32> {
+        Some(self.wire_version.load(Ordering::Relaxed)).filter(|version| *version >= 0)
+    }
+
+    /// What the server has told of itself.
+    fn learn(&self, facts: &Facts) {
+        if let Some(bytes) = facts.frame_bytes_max.filter(|bytes| *bytes > HELLO_BYTES_MAX) {
+            self.frame_bytes_max.store(bytes, Ordering::Relaxed);
+        }
+        if let Some(bytes) = facts.document_bytes_max {
+            self.document_bytes_max.store(bytes, Ordering::Relaxed);
+        }
+        if let Some(version) = facts.wire_version {
+            self.wire_version.store(version, Ordering::Relaxed);
+        }
     }
 
     fn set_drained(&self) {

@@ -18,19 +18,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-use wire::{Address, FrameReader};
+use wire::{Address, FrameReader, hello::Facts};
 
 use crate::{
     config::Config,
     held::Held,
     limits::Limits,
-    members,
+    members::{self, Dialled},
     metrics::{Metrics, Reason},
     rarely::Rarely,
     relay::{Client, Conversation, Replies, Requests, Watching},
     source::{Filled, Source},
     stream::Stream,
-    upstream::Dialled,
+    upstream,
     watch::{Outage, Watcher},
 };
 
@@ -45,8 +45,12 @@ pub(crate) struct Shared {
     pub(crate) upstream: Outage,
     /// The member behind this listener goes by another name.
     pub(crate) misnamed: Outage,
+    /// The server behind this listener is older than those that we know.
+    pub(crate) old: Outage,
     /// Clients that do not speak as we do.
     pub(crate) strangers: Rarely,
+    /// Hello replies that cannot be read.
+    pub(crate) unreadable: Rarely,
     /// No new requests.
     pub(crate) drain: CancellationToken,
     /// The drain has taken too long.
@@ -123,9 +127,21 @@ impl Shared {
         }
     }
 
+    /// What a hello reply says of the server behind this listener.
+    fn met(&self, facts: &Facts) {
+        match facts.wire_version {
+            Some(version) if version < OLDEST_WIRE_VERSION => {
+                self.old.began(&format!("maxWireVersion {version}"), OLD_SERVER);
+            }
+            _ => self.old.ended("the local mongod is of 6.0 or later"),
+        }
+        if let (Some(me), Some(member)) = (&facts.me, &self.config.member) {
+            self.met_member(me, member);
+        }
+    }
+
     /// Another spelling than the set's own would be looked for in vain in the other members' replies.
-    fn met(&self, me: &Address) {
-        let Some(member) = &self.config.member else { return };
+    fn met_member(&self, me: &Address, member: &Address) {
         if me == member {
             self.misnamed.ended("the member has the name that proxy.listeners gives it");
         } else {
@@ -135,9 +151,11 @@ impl Shared {
         }
     }
 
-    async fn join(&self, client: Stream, upstream: Dialled, guest: Guest) -> io::Result<()> {
-        let names = members::names(&self.config, client.local_addr()?.map(canonical));
-        let met = |me: &Address| self.met(me);
+    async fn join(&self, client: Stream, upstream: upstream::Dialled, guest: Guest) -> io::Result<()> {
+        let dialled = Dialled { address: client.local_addr()?.map(canonical), host: client.asked_for() };
+        let names = members::names(&self.config, &dialled);
+        let met = |facts: &Facts| self.met(facts);
+        let turn_away = |reason: Reason, what: &str| self.turn_away(guest, reason, what);
         let may_be_tls = !matches!(client, Stream::Tls(_));
         let (client_in, client_out) = client.into_split();
         let (upstream_in, upstream_out) = upstream.stream.into_split();
@@ -155,6 +173,7 @@ impl Shared {
             drain: &self.drain,
             idle_timeout: self.config.idle_timeout,
             unsent: None,
+            turn_away: &turn_away,
         };
         let mut replies = Replies {
             upstream: Source::new(upstream_in, self.metrics.bytes_to_client.clone(), Limits::none()),
@@ -162,9 +181,10 @@ impl Shared {
             conversation: &conversation,
             watcher,
             held: &self.held,
-            delay: &self.metrics.delay_to_client,
             names: &names,
             met: &met,
+            metrics: &self.metrics,
+            unreadable: &self.unreadable,
         };
         let forward_requests = async {
             if may_be_tls && self.speaks_tls(&mut requests.client).await {
@@ -259,6 +279,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 const TLS_HANDSHAKE: u8 = 0x16;
+/// Of 6.0, the first that takes commands by OP_MSG only.
+pub(crate) const OLDEST_WIRE_VERSION: i32 = 17;
+const OLD_SERVER: &str = "the local mongod is older than 6.0, for which dualsync is not made: what older protocols write there is not let through";
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 const PLAIN_ON_TLS: &str = "it does not speak TLS, and this port wants it (proxy.tls_cert_file): give the client tls=true and tlsCAFile";
 const TLS_ON_PLAIN: &str = "it speaks TLS, and this port does not: set proxy.tls_cert_file, or take tls=true out of the client's settings";

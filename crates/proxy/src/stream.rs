@@ -76,6 +76,20 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// The host that a client over TLS has asked for (SNI): by what it then compared our certificate with. Addresses are
+    /// not told that way.
+    pub(crate) fn asked_for(&self) -> Option<&str> {
+        match self {
+            Stream::Tls(stream) => match &**stream {
+                TlsStream::Server(stream) => stream.get_ref().1.server_name(),
+                TlsStream::Client(_) => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 /// No delay, and an end to connections whose other side vanished without a word, as mongod has it on its own.
 pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;

@@ -33,6 +33,9 @@ pub enum WireError {
     /// Bytes that do not inflate to what they announce, or a compressor that we do not know.
     #[error("malformed compressed frame")]
     Compressed,
+    /// The CRC-32C is not that of the message; the server closes on it.
+    #[error("wrong checksum")]
+    Checksum,
     /// What is to be built would be longer than a frame may be, in bytes.
     #[error("a frame of {0} bytes is too long to send")]
     TooLong(usize),

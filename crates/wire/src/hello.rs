@@ -6,8 +6,8 @@
 //!   to its listener; members without one are dropped, for a client would reach them directly
 //! - a client that takes us for a load balancer finds the `serviceId` without which it would not talk to us
 //! - all other bytes, the order of fields, ids and flags stay; lengths and checksums follow
-//! - `None` means: send the frame as it is. That is also the answer to whatever cannot be read: a wrong checksum is
-//!   not made good
+//! - `None` means: there is nothing to change. What cannot be read is never made good: a request is for the server to
+//!   refuse, a reply had better reach nobody, since nothing keeps its addresses from leading past the proxy
 //!
 //! Not here: which member is behind which listener (`proxy`).
 
@@ -28,7 +28,8 @@ pub fn is_hello(name: &str) -> bool {
     matches!(name, "hello" | "isMaster" | "ismaster")
 }
 
-/// The request without compressors that we cannot read; `None` when it is no hello or names none of those.
+/// The request without compressors that we cannot read; `None` when it is no hello, names none of those, or cannot be
+/// read.
 ///
 /// Takes a whole frame. A hello that is wrapped in `$query` is left alone: taking them out of the reply is enough
 /// (`wire-facts.md` 1.4).
@@ -46,6 +47,8 @@ pub fn offer_readable_compressors(frame: &[u8]) -> Option<Vec<u8>> {
             _ => Edit::Keep,
         })
     })
+    .ok()
+    .flatten()
 }
 
 /// What a request asks of its reply; `None` when it is no hello that we can read. Takes a whole frame.
@@ -98,8 +101,8 @@ impl Names {
 /// client wants one and the server is a replica set's; `None` when there is nothing to change, as in a standalone's.
 ///
 /// Takes a whole OP_MSG (a streamed one, too), OP_REPLY or OP_COMPRESSED frame that answers a hello. What was
-/// compressed comes back as it is inside: a client takes either.
-pub fn rewrite_reply(frame: &[u8], names: &Names, asked: Asked) -> Option<Vec<u8>> {
+/// compressed comes back as it is inside: a client takes either. Fails when the frame cannot be read.
+pub fn rewrite_reply(frame: &[u8], names: &Names, asked: Asked) -> Result<Option<Vec<u8>>, WireError> {
     edit(frame, |body| {
         let me = body.get("me").ok().flatten().and_then(|me| me.as_str()).and_then(Address::parse);
         let service = service_id(body).filter(|_| asked == Asked::LoadBalanced);
@@ -179,6 +182,10 @@ fn readable(names: &bson::raw::RawArray) -> Readable<'_> {
 pub struct Facts {
     /// The largest frame that the server takes, in bytes (`maxMessageSizeBytes`).
     pub frame_bytes_max: Option<usize>,
+    /// The largest document that it stores, in bytes (`maxBsonObjectSize`).
+    pub document_bytes_max: Option<usize>,
+    /// The newest version of the protocol that it speaks (`maxWireVersion`).
+    pub wire_version: Option<i32>,
     /// The member that answers, as its set's configuration names it.
     pub me: Option<Address>,
     /// Another reply follows without being asked for.
@@ -201,11 +208,11 @@ fn read_facts(reply: &[u8]) -> Option<Facts> {
         OpCode::Reply => (OpReply::parse(reply).ok()?.document, false),
         _ => return None,
     };
+    let bytes = |name| body.get_i32(name).ok().and_then(|bytes| usize::try_from(bytes).ok());
     Some(Facts {
-        frame_bytes_max: body
-            .get_i32("maxMessageSizeBytes")
-            .ok()
-            .and_then(|bytes| usize::try_from(bytes).ok()),
+        frame_bytes_max: bytes("maxMessageSizeBytes"),
+        document_bytes_max: bytes("maxBsonObjectSize"),
+        wire_version: body.get_i32("maxWireVersion").ok(),
         me: body.get_str("me").ok().and_then(Address::parse),
         more_to_come,
     })
@@ -245,34 +252,37 @@ fn rewrite(
     Ok(changed.then(|| writer.finish()))
 }
 
-/// The frame with its document replaced by what `change` makes of it; `None` when that is nothing, or unreadable.
+/// The frame with its document replaced by what `change` makes of it; `None` when that is nothing.
 fn edit(
     frame: &[u8],
     change: impl FnOnce(&RawDocument) -> Result<Option<Vec<u8>>, WireError>,
-) -> Option<Vec<u8>> {
-    match Header::of(frame).ok()?.opcode {
+) -> Result<Option<Vec<u8>>, WireError> {
+    match Header::of(frame)?.opcode {
         OpCode::Msg => {
-            let msg = OpMsg::parse(frame).ok()?;
-            let body = change(msg.body()).ok()??;
+            let msg = OpMsg::parse(frame)?;
+            let body = change(msg.body())?;
             if !msg.checksum_holds(frame) {
-                return None;
+                return Err(WireError::Checksum);
             }
-            let mut edited = splice(frame, msg.body_at(), &body).ok()?;
+            let Some(body) = body else { return Ok(None) };
+            let mut edited = splice(frame, msg.body_at(), &body)?;
             if msg.flags.checksum_present() {
                 refresh_checksum(&mut edited);
             }
-            Some(edited)
+            Ok(Some(edited))
         }
         OpCode::Query => {
-            let query = OpQuery::parse(frame).ok()?;
-            query.with_query(frame, &change(query.query).ok()??).ok()
+            let query = OpQuery::parse(frame)?;
+            change(query.query)?.map(|changed| query.with_query(frame, &changed)).transpose()
         }
         OpCode::Reply => {
-            let reply = OpReply::parse(frame).ok()?;
-            reply.with_document(frame, &change(reply.document).ok()??).ok()
+            let reply = OpReply::parse(frame)?;
+            change(reply.document)?.map(|changed| reply.with_document(frame, &changed)).transpose()
         }
-        OpCode::Compressed => edit(&inflated(frame).filter(|inner| !is_compressed(inner))?, change),
-        OpCode::Other(_) => None,
+        OpCode::Compressed => {
+            edit(&inflated(frame).filter(|inner| !is_compressed(inner)).ok_or(WireError::Compressed)?, change)
+        }
+        OpCode::Other(code) => Err(WireError::OpCode(code)),
     }
 }
 

@@ -10,7 +10,7 @@ fn parse(frame: &[u8]) -> OpMsg<'_> {
 
 fn changed(flags: Flags, sections: &[Section<'_>]) -> Option<Vec<u8>> {
     let frame = encode_msg(7, 3, flags, sections).unwrap();
-    with_ids(&parse(&frame))
+    with_ids(&parse(&frame), crate::DOCUMENT_BYTES_MAX)
 }
 
 /// The document without its first field, which must be an ObjectId named `_id`.
@@ -77,6 +77,15 @@ fn what_is_full_stays_as_it_is() {
     for (bytes, fits) in [((16 << 20) - 17, true), ((16 << 20) - 16, false), (16 << 20, false)] {
         assert_eq!(in_sequence(padded(bytes).as_bytes()).is_some(), fits, "{bytes}");
     }
+    // The server's own limit counts.
+    let frame = encode_msg(
+        1,
+        0,
+        Flags::default(),
+        &[Section::Body(&rawdoc! {"insert": "c", "documents": [{"a": 1}]})],
+    );
+    let frame = frame.unwrap();
+    assert!(with_ids(&parse(&frame), 29).is_some() && with_ids(&parse(&frame), 28).is_none());
     // A body, of many documents.
     let with_documents = |pad: usize| {
         let mut documents = bson::raw::RawArrayBuf::new();

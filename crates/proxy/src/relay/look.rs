@@ -29,6 +29,8 @@ pub(super) enum Way {
     NameComesLater,
     /// Only inside it is told what it is.
     Compressed,
+    /// It may write, in a form that servers before 6.0 take.
+    Old,
 }
 
 /// Which replies a request gets.
@@ -48,6 +50,8 @@ pub(super) fn look(head: &Head<'_>, class: impl Fn(&str) -> Class) -> Option<Req
         (_, FirstKey::NeedMore) => return None,
         (OpCode::Msg, FirstKey::Name(name)) => way_of(name, class),
         (OpCode::Query, FirstKey::Name(name)) if hello::is_hello(name) => Way::Hello,
+        (OpCode::Query, FirstKey::Name(name)) if !matches!(class(name), Class::Pass) => Way::Old,
+        (OpCode::Other(OP_UPDATE | OP_INSERT | OP_DELETE), _) => Way::Old,
         (OpCode::Msg, FirstKey::Sequence) => Way::NameComesLater,
         (OpCode::Compressed, _) => Way::Compressed,
         _ => Way::Pass,
@@ -90,5 +94,9 @@ fn way_of(name: &str, class: impl Fn(&str) -> Class) -> Way {
     }
 }
 
+/// 6.0 closes the connection on them, and does nothing (`wire-facts.md` 1.1).
+const OP_UPDATE: i32 = 2001;
+const OP_INSERT: i32 = 2002;
+const OP_DELETE: i32 = 2006;
 /// Answered with an error by every server that still knows it.
 const OP_GET_MORE: i32 = 2005;

@@ -2,7 +2,9 @@
 //!
 //! - a hello's reply, also each streamed one, is held and its addresses are rewritten
 //! - a captured write's reply is held until its entry is in the log, and durable where the write asked for that
-//! - the reply to our own fence is swallowed
+//! - one that cannot be read is not passed: its addresses could lead the client past us. The session ends
+//! - the replies to our own commands are swallowed
+//! - whether a compressed reply is the last of a stream is told inside only: where there may be one, it is held
 //! - a client that is gone still has its replies read, as long as a captured write is under way
 //! - bytes that are no frames (mongod's text for a browser) go on as they are, to the end
 
@@ -10,24 +12,25 @@ use std::io::ErrorKind;
 
 use bytes::Bytes;
 use capture::Lost;
-use prometheus::Histogram;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     select,
 };
 use tracing::{debug, warn};
 use wire::{
-    Address, Flags, Header, OpCode, OpMsg,
-    hello::{self, Asked, Names},
+    Flags, Head, Header, OpCode, OpMsg, WireError,
+    hello::{self, Asked, Facts, Names},
     peek_flags,
 };
 
 use super::{Conversation, HELLO_BYTES_MAX};
 use crate::{
     held::{Held, OWN_BYTES, Room},
+    metrics::Metrics,
     outstanding::{ReplyTo, Settled},
+    rarely::Rarely,
     source::{Filled, Source},
-    watch::{Captured, Watcher},
+    watch::{Captured, Watcher, apart},
 };
 
 pub(crate) struct Replies<'a, R, W> {
@@ -36,11 +39,13 @@ pub(crate) struct Replies<'a, R, W> {
     pub(crate) conversation: &'a Conversation,
     pub(crate) watcher: Option<&'a Watcher>,
     pub(crate) held: &'a Held,
-    pub(crate) delay: &'a Histogram,
     /// The addresses that hello replies name.
     pub(crate) names: &'a Names,
-    /// Told what a hello reply calls the member that answers.
-    pub(crate) met: &'a (dyn Fn(&Address) + Sync),
+    /// Told what a hello reply says of the server.
+    pub(crate) met: &'a (dyn Fn(&Facts) + Sync),
+    pub(crate) metrics: &'a Metrics,
+    /// Log lines about hello replies that cannot be read.
+    pub(crate) unreadable: &'a Rarely,
 }
 
 /// The client's side, which may be gone while there is still something to read from mongod.
@@ -72,15 +77,23 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
         let reply = self.next_reply().await?;
         let meant = self.conversation.outstanding().meant(&reply.header);
         match meant {
+            ReplyTo::Plain if self.is_packed_stream(reply) => self.send_packed(reply).await?,
             ReplyTo::Plain => {
                 self.send_as_it_comes().await?;
                 self.settle(reply);
             }
             ReplyTo::Hello(asked) => self.send_hello(reply, asked).await?,
+            ReplyTo::Facts => {
+                let facts = hello::facts(&self.own_reply(reply).await?);
+                // A server that does not tell is none that we know.
+                let wire_version = facts.wire_version.or(Some(0));
+                self.conversation.learn(&Facts { wire_version, ..facts });
+                self.settle(reply);
+            }
             ReplyTo::Write => self.send_outcome(reply).await?,
             ReplyTo::Fence => self.take_fence(reply).await?,
         }
-        self.delay.observe(self.upstream.since_read().as_secs_f64());
+        self.metrics.delay_to_client.observe(self.upstream.since_read().as_secs_f64());
         Ok(())
     }
 
@@ -120,47 +133,66 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
 
     async fn send_hello(&mut self, mut reply: Reply, asked: Asked) -> Result<(), End> {
         if reply.header.length > HELLO_BYTES_MAX {
-            warn!(
-                bytes = reply.header.length,
-                "a hello reply is too long to be rewritten: drivers may bypass us"
-            );
-            self.send_as_it_comes().await?;
-            self.settle(reply);
-            return Ok(());
+            return Err(self.unreadable(&WireError::TooLong(reply.header.length)));
         }
         let frame = self.whole_frame().await?;
+        let rewritten = hello::rewrite_reply(&frame, self.names, asked);
+        let rewritten = rewritten.map_err(|error| self.unreadable(&error))?;
         let facts = hello::facts(&frame);
         reply.more_to_come |= facts.more_to_come;
+        self.conversation.learn(&facts);
+        self.upstream.frames.set_frame_bytes_max(self.conversation.frame_bytes_max());
         self.settle(reply);
-        if let Some(bytes) = facts.frame_bytes_max.filter(|bytes| *bytes > HELLO_BYTES_MAX) {
-            self.upstream.frames.set_frame_bytes_max(bytes);
-            self.conversation.set_frame_bytes_max(bytes);
-        }
-        if let Some(me) = &facts.me {
-            (self.met)(me);
-        }
-        match hello::rewrite_reply(&frame, self.names, asked) {
-            Some(rewritten) => self.client.send(&rewritten).await,
-            None => self.client.send(&frame).await,
-        }
+        (self.met)(&facts);
+        self.client.send(rewritten.as_deref().unwrap_or(&frame)).await;
         Ok(())
     }
 
-    async fn send_outcome(&mut self, reply: Reply) -> Result<(), End> {
+    fn unreadable(&self, error: &WireError) -> End {
+        self.metrics.hellos_unread_total.inc();
+        match self.unreadable.due() {
+            Some(left_out) => warn!(
+                %error,
+                left_out,
+                "mongod's hello reply cannot be read: the client's connection is closed, for the addresses in it could lead past the proxy"
+            ),
+            None => debug!(%error, "mongod's hello reply cannot be read"),
+        }
+        End(Lost::Broken)
+    }
+
+    fn is_packed_stream(&self, reply: Reply) -> bool {
+        reply.header.opcode == OpCode::Compressed && self.conversation.outstanding().may_stream(&reply.header)
+    }
+
+    /// Holds a compressed reply to learn whether another one follows. Without room it counts as the last one.
+    async fn send_packed(&mut self, mut reply: Reply) -> Result<(), End> {
         let mut room = Room::default();
-        let frame = loop {
-            let here = self.upstream.frames.buffered().min(reply.header.length);
-            if !self.held.cover(&mut room, here.saturating_sub(OWN_BYTES)).await {
-                // mongod answers when it has finished: the write has ended, though we cannot read how.
-                let captured = self.settle(reply);
-                self.ended_unseen(captured);
-                return self.send_as_it_comes().await;
-            }
-            if let Some(frame) = self.take_frame()? {
-                break frame;
-            }
-            self.fill().await?;
+        let Some(frame) = self.hold(reply, &mut room).await? else {
+            self.send_as_it_comes().await?;
+            self.settle(reply);
+            return Ok(());
         };
+        let both = frame.len() + wire::inflated_bytes(&Head { header: reply.header, bytes: &frame });
+        reply.more_to_come = self.held.cover(&mut room, both.saturating_sub(OWN_BYTES)).await
+            && apart(both, || more_inside(&frame));
+        drop(room);
+        self.settle(reply);
+        self.client.send(&frame).await;
+        Ok(())
+    }
+
+    async fn send_outcome(&mut self, mut reply: Reply) -> Result<(), End> {
+        let mut room = Room::default();
+        let Some(frame) = self.hold(reply, &mut room).await? else {
+            // mongod answers when it has finished: the write has ended, though we cannot read how.
+            let captured = self.settle(reply);
+            self.ended_unseen(captured);
+            return self.send_as_it_comes().await;
+        };
+        if self.is_packed_stream(reply) {
+            reply.more_to_come = apart(frame.len(), || more_inside(&frame));
+        }
         let captured = self.settle(reply);
         if let (Some(watcher), Some(captured)) = (self.watcher, captured) {
             watcher.answered(captured, &frame).await;
@@ -169,6 +201,20 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
         drop(room);
         self.client.send(&frame).await;
         Ok(())
+    }
+
+    /// The reply, once all of it is here, which `room` covers; `None` when there is none for it.
+    async fn hold(&mut self, reply: Reply, room: &mut Room) -> Result<Option<Bytes>, End> {
+        loop {
+            let here = self.upstream.frames.buffered().min(reply.header.length);
+            if !self.held.cover(room, here.saturating_sub(OWN_BYTES)).await {
+                return Ok(None);
+            }
+            if let Some(frame) = self.take_frame()? {
+                return Ok(Some(frame));
+            }
+            self.fill().await?;
+        }
     }
 
     /// Takes off what the reply has ended; the write that it answers.
@@ -195,22 +241,21 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
 
     /// The reply to our own fence, some hundred bytes: whether the client may write.
     async fn take_fence(&mut self, reply: Reply) -> Result<(), End> {
-        let mut unauthorized = false;
-        if reply.header.length <= HELLO_BYTES_MAX {
-            unauthorized = says_unauthorized(&self.whole_frame().await?);
-        } else {
-            self.swallow().await?;
-        }
+        let unauthorized = says_unauthorized(&self.own_reply(reply).await?);
         let settled = self.conversation.outstanding().settle_fence(&reply.header, unauthorized);
         self.ended(settled);
         Ok(())
     }
 
-    async fn swallow(&mut self) -> Result<(), End> {
+    /// Takes the reply to a command of ours, which is not for the client; nothing of one that is too long to be one.
+    async fn own_reply(&mut self, reply: Reply) -> Result<Bytes, End> {
+        if reply.header.length <= HELLO_BYTES_MAX {
+            return self.whole_frame().await;
+        }
         loop {
             while self.take_part()?.is_some() {
                 if self.upstream.frames.remaining() == 0 {
-                    return Ok(());
+                    return Ok(Bytes::new());
                 }
             }
             self.fill().await?;
@@ -291,6 +336,12 @@ impl<W: AsyncWrite + Unpin> Client<W> {
     pub(crate) async fn close(&mut self) -> bool {
         !self.gone && self.stream.shutdown().await.is_ok()
     }
+}
+
+/// Whether a whole compressed reply says that another one follows.
+fn more_inside(frame: &[u8]) -> bool {
+    let inner = wire::inflate(frame).ok();
+    inner.and_then(|inner| OpMsg::parse(&inner).ok().map(|msg| msg.flags.more_to_come())).unwrap_or(false)
 }
 
 /// Whether a whole reply is the error that nobody is logged in who had to be.

@@ -6,6 +6,7 @@
 //! - a frame that finds no room to be held, or has to give it up, passes unscanned; capture is told
 //! - writes that get no reply, and what may get none, are followed by a fence of ours, at a frame boundary, when no other
 //!   whole frame is here; and preceded by one until it is known that the client may write at all
+//! - what servers before 6.0 take for a write without OP_MSG passes only where the server is known to refuse it
 //! - a header that is none: its 16 bytes go on and nothing after them; mongod answers what came before, and closes
 
 mod ways;
@@ -31,6 +32,7 @@ use crate::{
     held::{Held, Room},
     metrics::{Metrics, Reason},
     outstanding::ReplyTo,
+    session::OLDEST_WIRE_VERSION,
     source::{Filled, Source},
     watch::{Captured, Watcher, apart},
 };
@@ -47,6 +49,8 @@ pub(crate) struct Requests<'a, R, W> {
     pub(crate) idle_timeout: Duration,
     /// The write that the request in hand carries, while its last byte is not here.
     pub(crate) unsent: Option<Captured>,
+    /// Told why the client cannot be served.
+    pub(crate) turn_away: &'a (dyn Fn(Reason, &str) + Sync),
 }
 
 /// What a session needs to see writes.
@@ -82,6 +86,8 @@ enum End {
     Stalled,
     /// The client was silent for as long as it may.
     Idle,
+    /// The client writes as only servers before 6.0 let it.
+    Old,
     /// mongod takes no more.
     Upstream,
     /// The proxy is stopping.
@@ -105,10 +111,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             End::Late | End::Stalled if !greeted => self.metrics.turned_away(Reason::Greeting),
             End::Late | End::Stalled => self.metrics.turned_away(Reason::Stalled),
             End::Idle => self.metrics.turned_away(Reason::Idle),
+            End::Old => (self.turn_away)(Reason::OldWrite, OLD_WRITE),
             _ => {}
         }
         match end {
-            End::Client => {
+            End::Client | End::Old => {
                 // mongod would stop looking for readers, never for writers; all the same nothing of ours tells it to
                 // stop before the write's reply is here.
                 self.writes_ended().await;
@@ -178,6 +185,31 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             },
             Way::NameComesLater => self.send_late_name(request).await,
             Way::Compressed => self.send_compressed(request).await,
+            Way::Old => {
+                self.refused_as_old().await?;
+                Box::pin(self.forward(Request { way: Way::Pass, ..request })).await
+            }
+        }
+    }
+
+    /// Returns when the server is known to refuse writes that come without OP_MSG; asks it, if no hello has told yet.
+    async fn refused_as_old(&mut self) -> Result<(), End> {
+        if self.watching.is_none() {
+            return Ok(());
+        }
+        let mut asked = false;
+        loop {
+            match self.conversation.wire_version() {
+                Some(version) if version >= OLDEST_WIRE_VERSION => return Ok(()),
+                Some(_) => return Err(End::Old),
+                None if self.conversation.outstanding().may_wait_long() => return Err(End::Old),
+                None if !asked => {
+                    asked = true;
+                    self.conversation.outstanding().request(FENCE_ID, ReplyTo::Facts, false);
+                    self.send(HELLO).await?;
+                }
+                None => self.conversation.replied.notified().await,
+            }
         }
     }
 
@@ -195,6 +227,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     async fn next_request(&mut self) -> Result<Request, End> {
         loop {
             self.client.frames.set_frame_bytes_max(self.conversation.frame_bytes_max());
+            if let Some(watching) = &mut self.watching {
+                watching.session.set_document_bytes_max(self.conversation.document_bytes_max());
+            }
             if self.conversation.outstanding().fence_urgent() {
                 self.send_fence().await?;
             }
@@ -239,7 +274,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     ///
     /// What the client sends meanwhile is read as far as that takes little room, to learn that it has gone.
     async fn wait_for_turn(&mut self, request: Request) -> Result<(), End> {
-        let is_captured = matches!(request.way, Way::Captured(_) | Way::NameComesLater | Way::Compressed);
+        let is_captured =
+            matches!(request.way, Way::Captured(_) | Way::NameComesLater | Way::Compressed | Way::Old);
         let mut open = true;
         loop {
             let (full, long) = {
@@ -332,11 +368,26 @@ const FENCE_ID: i32 = i32::from_be_bytes(*b"dual");
 const FENCE: &[u8] = b"\x3f\0\0\0laud\0\0\0\0\xdd\x07\0\0\
     \0\0\0\0\0\x2a\0\0\0\x04refreshSessions\0\x05\0\0\0\0\x02$db\0\x06\0\0\0admin\0\0";
 
+/// `{hello: 1, $db: "admin"}`.
+const HELLO: &[u8] = b"\x34\0\0\0laud\0\0\0\0\xdd\x07\0\0\
+    \0\0\0\0\0\x1f\0\0\0\x10hello\0\x01\0\0\0\x02$db\0\x06\0\0\0admin\0\0";
+const OLD_WRITE: &str = "it may write by OP_INSERT, OP_UPDATE, OP_DELETE or OP_QUERY, which the local mongod, older than \
+                         6.0, would do and nobody would see: take a mongod of 6.0 or later";
+
 #[cfg(test)]
 mod tests {
     use wire::OpMsg;
 
     use super::*;
+
+    #[test]
+    fn what_we_send_ourselves_reads() {
+        let hello = OpMsg::parse(HELLO).unwrap();
+        assert_eq!(
+            (hello.body().get_i32("hello").unwrap(), hello.body().get_str("$db").unwrap()),
+            (1, "admin")
+        );
+    }
 
     #[test]
     fn the_fence_reads() {

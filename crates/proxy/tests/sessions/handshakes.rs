@@ -22,6 +22,45 @@ async fn hello(
     OpMsg::parse(&client.frame().await).unwrap().body().to_owned()
 }
 
+/// Its addresses, if there are any, would lead the client past us.
+#[tokio::test]
+async fn a_reply_that_cannot_be_read_reaches_nobody() {
+    let stage = passing(|_| {}).await;
+    let told = rawdoc! { "hosts": ["db1:27017"], "me": "db1:27017", "ok": 1.0 };
+    let asked = request(&rawdoc! { "hello": 1, "$db": "admin" });
+    let damaged = |at: usize, value: u8| {
+        let mut frame = reply(&asked, &told);
+        frame[at] = value;
+        frame
+    };
+    let long = reply(&asked, &rawdoc! { "hosts": ["db1:27017"], "x": "y".repeat(70_000), "ok": 1.0 });
+    let replies = [damaged(16, 1), damaged(17, 1), damaged(21, 9), damaged(12, 9), long];
+    for reply in &replies {
+        let (mut client, mut peer) = stage.connect().await;
+        client.send(&asked).await;
+        peer.gets(&asked).await;
+        peer.send(&reply[..1_000.min(reply.len())]).await;
+        assert!(client.ends().await.is_empty());
+    }
+    assert_eq!(stage.metric("dualsync_proxy_hellos_unread_total"), replies.len() as u64);
+}
+
+/// wire-facts 1.3: how large a document may be, the server's hello says.
+#[tokio::test]
+async fn no_id_is_added_where_the_server_would_not_take_it() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let insert = request(&rawdoc! { "insert": "c", "documents": [{ "x": "y".repeat(1_000) }], "$db": "d" });
+    for (limit, grows) in [(1_020, false), (1_100, true)] {
+        let told = rawdoc! { "maxBsonObjectSize": limit, "maxMessageSizeBytes": 100_000, "ok": 1.0 };
+        hello(&mut client, &mut peer, &rawdoc! { "hello": 1, "$db": "admin" }, &told).await;
+        client.send(&insert).await;
+        assert_eq!(peer.frame().await.len() > insert.len(), grows, "{limit}");
+        peer.send(&reply(&insert, &rawdoc! { "n": 1, "ok": 1.0 })).await;
+        client.frame().await;
+    }
+}
+
 /// wire-facts 2.3 (7): one listener per member, every member named.
 #[tokio::test]
 async fn members_of_other_listeners_are_named() {

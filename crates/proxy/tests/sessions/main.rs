@@ -8,6 +8,7 @@ mod forwarding;
 mod full;
 mod handshakes;
 mod limits;
+mod old;
 mod packed;
 mod stage;
 mod tls;

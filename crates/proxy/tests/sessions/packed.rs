@@ -63,24 +63,33 @@ async fn silent_requests_without_end_stop_nobody() {
 /// mongod reads nothing behind a stream: no mark may wait there with the write.
 #[tokio::test]
 async fn no_write_is_sent_into_a_stream() {
-    let stage = capturing(|_| {}).await;
-    let (mut client, mut peer) = stage.connect().await;
-    let more =
-        request_with(&rawdoc! { "getMore": 7_i64, "collection": "c", "$db": "d" }, Flags::EXHAUST_ALLOWED);
-    client.send(&more).await;
-    peer.gets(&more).await;
-    let batch = reply_to(id(&more), &rawdoc! { "ok": 1.0 }, Flags::MORE_TO_COME);
-    peer.send(&batch).await;
-    client.gets(&batch).await;
-    let insert = compressed(&request(&rawdoc! { "insert": "c", "documents": [{ "_id": 1 }], "$db": "d" }));
-    client.send(&insert).await;
-    peer.gets_nothing().await;
-    assert!(stage.kinds().is_empty());
-    let last = reply_to(id(&batch), &rawdoc! { "ok": 1.0 }, Flags::default());
-    peer.send(&last).await;
-    client.gets(&last).await;
-    peer.gets(&insert).await;
-    assert_eq!(stage.kinds(), ["mark"]);
+    for packs in [false, true] {
+        let packed = |frame: Vec<u8>| if packs { compressed(&frame) } else { frame };
+        let stage = capturing(|_| {}).await;
+        let (mut client, mut peer) = stage.connect().await;
+        let more = rawdoc! { "getMore": 7_i64, "collection": "c", "$db": "d" };
+        let more = packed(request_with(&more, Flags::EXHAUST_ALLOWED));
+        client.send(&more).await;
+        peer.gets(&more).await;
+        // A compressed reply tells inside only that another one follows.
+        let mut to = id(&more);
+        for size in [10, 100_000] {
+            let batch = reply_to(to, &rawdoc! { "x": "y".repeat(size), "ok": 1.0 }, Flags::MORE_TO_COME);
+            to = id(&batch);
+            let batch = packed(batch);
+            tokio::join!(peer.send(&batch), client.gets(&batch));
+        }
+        let insert = request(&rawdoc! { "insert": "c", "documents": [{ "_id": 1 }], "$db": "d" });
+        let insert = compressed(&insert);
+        client.send(&insert).await;
+        peer.gets_nothing().await;
+        assert!(stage.kinds().is_empty());
+        let last = packed(reply_to(to, &rawdoc! { "ok": 1.0 }, Flags::default()));
+        peer.send(&last).await;
+        client.gets(&last).await;
+        peer.gets(&insert).await;
+        assert_eq!(stage.kinds(), ["mark"]);
+    }
 }
 
 #[tokio::test]

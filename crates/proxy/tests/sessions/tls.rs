@@ -25,7 +25,7 @@ use crate::stage::{End, Stage, capturing, passing, reply, request, until, within
 fn certificate() -> (TempDir, std::path::PathBuf) {
     let folder = TempDir::new().unwrap();
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let params = CertificateParams::new(["127.0.0.1", "localhost"].map(str::to_owned)).unwrap();
     let file = folder.path().join("both.pem");
     std::fs::write(&file, params.self_signed(&key).unwrap().pem() + &key.serialize_pem()).unwrap();
     (folder, file)
@@ -39,6 +39,15 @@ fn server_tls(file: &Path) -> Arc<ServerTls> {
 type Secure = tokio_rustls::client::TlsStream<TcpStream>;
 
 async fn client(address: &str, file: &Path, version: &'static rustls::SupportedProtocolVersion) -> Secure {
+    client_of("127.0.0.1", address, file, version).await
+}
+
+async fn client_of(
+    host: &'static str,
+    address: &str,
+    file: &Path,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Secure {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(file).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -48,7 +57,7 @@ async fn client(address: &str, file: &Path, version: &'static rustls::SupportedP
         .with_root_certificates(roots)
         .with_no_client_auth();
     let stream = TcpStream::connect(address).await.unwrap();
-    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let name = ServerName::try_from(host).unwrap();
     within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await.unwrap()
 }
 
@@ -59,6 +68,27 @@ async fn connect(
 ) -> (Secure, End) {
     let client = client(&stage.address, file, version).await;
     (client, stage.accept().await)
+}
+
+/// A client compares names: what it is told to dial has to be in our certificate.
+#[tokio::test]
+async fn a_client_is_told_the_name_that_it_has_found_in_the_certificate() {
+    let (_folder, file) = certificate();
+    let stage = passing(|config| config.tls = Some(server_tls(&file))).await;
+    let port = stage.address.rsplit(':').next().unwrap();
+    for (host, version) in [("localhost", &TLS13), ("localhost", &TLS12), ("127.0.0.1", &TLS13)] {
+        let mut client = client_of(host, &stage.address, &file, version).await;
+        let mut peer = stage.accept().await;
+        let hello = request(&rawdoc! { "hello": 1, "$db": "admin" });
+        client.write_all(&hello).await.unwrap();
+        peer.gets(&hello).await;
+        peer.send(&reply(&hello, &rawdoc! { "hosts": ["db1:27017"], "me": "db1:27017", "ok": 1.0 })).await;
+        let here = format!("{host}:{port}");
+        let expected = reply(&hello, &rawdoc! { "hosts": [here.as_str()], "me": here.as_str(), "ok": 1.0 });
+        let mut heard = vec![0; expected.len()];
+        within(client.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(heard[16..], expected[16..], "{host}");
+    }
 }
 
 fn ping() -> Vec<u8> {

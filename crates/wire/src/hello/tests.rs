@@ -49,6 +49,7 @@ fn offering(request: &[u8], names: &[&str]) -> Vec<u8> {
             _ => Edit::Keep,
         })
     })
+    .unwrap()
     .expect("it offers some")
 }
 
@@ -96,7 +97,8 @@ fn recorded_replica_set_replies_lead_to_the_proxy() {
         recorded!("rs_hello_stream_reply_1"),
         recorded!("rs_hello_stream_reply_2"),
     ] {
-        let rewritten = rewrite_reply(reply, &here(), Asked::Members).expect("a replica set tells addresses");
+        let rewritten =
+            rewrite_reply(reply, &here(), Asked::Members).unwrap().expect("a replica set tells addresses");
         let new = document(&rewritten);
         assert_eq!(new.get_str("me").unwrap(), HERE);
         assert_eq!(new.get_str("primary").unwrap(), HERE);
@@ -121,11 +123,32 @@ fn recorded_replica_set_replies_lead_to_the_proxy() {
     }
 }
 
+/// What cannot be read cannot be rewritten, and would lead clients past the proxy.
+#[test]
+fn a_reply_that_cannot_be_read_is_told_from_one_that_needs_nothing() {
+    let reply = recorded!("rs_hello_checksum_reply");
+    let check = |reply: &[u8], expected| {
+        assert_eq!(rewrite_reply(reply, &here(), Asked::Members), Err(expected));
+    };
+    let (mut checksum, mut body, mut flags) = (reply.to_vec(), reply.to_vec(), reply.to_vec());
+    *checksum.last_mut().unwrap() ^= 1;
+    body[21] ^= 1;
+    flags[17] = 0x80;
+    check(&checksum, WireError::Checksum);
+    check(&body, WireError::Document);
+    check(&flags, WireError::Flags(0x8000));
+    check(&reply[..40], WireError::Truncated);
+    let mut packed = compressed(reply);
+    packed[20] ^= 1;
+    check(&packed, WireError::Compressed);
+    check(&compressed(&compressed(reply)), WireError::Compressed);
+}
+
 #[test]
 fn a_standalone_has_nothing_to_rewrite() {
     for reply in [&recorded!("sa_hello_msg_reply")[..], recorded!("sa_ismaster_query_reply")] {
         for asked in [Asked::Members, Asked::LoadBalanced] {
-            assert_eq!(rewrite_reply(reply, &here(), asked), None);
+            assert_eq!(rewrite_reply(reply, &here(), asked), Ok(None));
         }
     }
 }
@@ -139,7 +162,7 @@ fn compressors_that_we_cannot_read_leave_the_reply() {
         (&["snappy"], Some(&["snappy"])),
     ] {
         let reply = offering(recorded!("sa_hello_msg_reply"), theirs);
-        let rewritten = rewrite_reply(&reply, &here(), Asked::Members).unwrap_or(reply);
+        let rewritten = rewrite_reply(&reply, &here(), Asked::Members).unwrap().unwrap_or(reply);
         let names: Option<Vec<String>> = document(&rewritten)
             .get_array("compression")
             .ok()
@@ -153,8 +176,8 @@ fn compressors_that_we_cannot_read_leave_the_reply() {
 #[test]
 fn a_replica_set_is_a_service_to_a_client_that_asks_for_one() {
     for reply in [&recorded!("rs_hello_msg_reply")[..], recorded!("rs_ismaster_query_reply")] {
-        let members = document(&rewrite_reply(reply, &here(), Asked::Members).unwrap());
-        let service = document(&rewrite_reply(reply, &here(), Asked::LoadBalanced).unwrap());
+        let members = document(&rewrite_reply(reply, &here(), Asked::Members).unwrap().unwrap());
+        let service = document(&rewrite_reply(reply, &here(), Asked::LoadBalanced).unwrap().unwrap());
         let process = members.get_document("topologyVersion").unwrap().get_object_id("processId").unwrap();
         assert_eq!(service.get_object_id("serviceId").unwrap(), process);
         let mut rest = fields(&service);
@@ -163,7 +186,7 @@ fn a_replica_set_is_a_service_to_a_client_that_asks_for_one() {
     }
     let own = rawdoc! { "setName": "rs", "serviceId": 7, "topologyVersion": { "processId": bson::oid::ObjectId::new() }, "ok": 1 };
     let frame = encode_msg(1, 2, Flags::default(), &[Section::Body(&own)]).unwrap();
-    assert_eq!(rewrite_reply(&frame, &here(), Asked::LoadBalanced), None);
+    assert_eq!(rewrite_reply(&frame, &here(), Asked::LoadBalanced), Ok(None));
 }
 
 #[test]
@@ -179,24 +202,30 @@ fn what_a_hello_asks_for() {
 #[test]
 fn what_a_reply_tells() {
     let facts_of = |reply: &[u8]| {
-        let Facts { frame_bytes_max, me, more_to_come } = facts(reply);
-        (frame_bytes_max, me.is_some(), more_to_come)
+        let Facts { frame_bytes_max, document_bytes_max, wire_version, me, more_to_come } = facts(reply);
+        ((frame_bytes_max, document_bytes_max, wire_version), me.is_some(), more_to_come)
     };
-    assert_eq!(facts_of(recorded!("sa_hello_msg_reply")), (Some(48_000_000), false, false));
-    assert_eq!(facts_of(recorded!("rs_ismaster_query_reply")), (Some(48_000_000), true, false));
-    assert_eq!(facts_of(recorded!("rs_hello_stream_reply_0")), (Some(48_000_000), true, true));
-    assert_eq!(facts_of(recorded!("sa_insert_reply")), (None, false, false));
+    //= maxMessageSizeBytes, maxBsonObjectSize, maxWireVersion of 6.0.5 (wire-facts.md 1.3)
+    let limits = (Some(48_000_000), Some(16_777_216), Some(17));
+    assert_eq!(facts_of(recorded!("sa_hello_msg_reply")), (limits, false, false));
+    assert_eq!(facts_of(recorded!("rs_ismaster_query_reply")), (limits, true, false));
+    assert_eq!(facts_of(recorded!("rs_hello_stream_reply_0")), (limits, true, true));
+    assert_eq!(facts_of(recorded!("sa_insert_reply")), ((None, None, None), false, false));
     assert_eq!(facts(b"nothing"), Facts::default());
+}
+
+fn compressed(plain: &[u8]) -> Vec<u8> {
+    let payload = zstd::bulk::compress(&plain[16..], 3).unwrap();
+    let number = |n: usize| i32::try_from(n).unwrap().to_le_bytes();
+    let head = [&number(25 + payload.len()), &plain[4..12], &number(2012), &plain[12..16]].concat();
+    [head, number(plain.len() - 16).to_vec(), vec![3], payload].concat()
 }
 
 /// No driver compresses a hello; mongod answers one that is (`wire-facts.md` 1.4).
 #[test]
 fn a_compressed_reply_is_rewritten_too() {
     let plain = recorded!("rs_hello_checksum_reply");
-    let payload = zstd::bulk::compress(&plain[16..], 3).unwrap();
-    let number = |n: usize| i32::try_from(n).unwrap().to_le_bytes();
-    let head = [&number(25 + payload.len()), &plain[4..12], &number(2012), &plain[12..16]].concat();
-    let packed = [head, number(plain.len() - 16).to_vec(), vec![3], payload].concat();
+    let packed = compressed(plain);
     assert_eq!(
         rewrite_reply(&packed, &here(), Asked::Members),
         rewrite_reply(plain, &here(), Asked::Members)
@@ -208,7 +237,7 @@ fn a_compressed_reply_is_rewritten_too() {
 fn members_are_mapped_or_dropped() {
     let check = |before: RawDocumentBuf, after: RawDocumentBuf| {
         let frame = encode_msg(1, 2, Flags::default(), &[Section::Body(&before)]).unwrap();
-        let rewritten = rewrite_reply(&frame, &here(), Asked::Members).unwrap();
+        let rewritten = rewrite_reply(&frame, &here(), Asked::Members).unwrap().unwrap();
         assert_eq!(document(&rewritten), after);
     };
     // A secondary: the primary has no listener here, and drivers compare addresses without case.
@@ -242,7 +271,7 @@ fn every_member_with_a_listener_keeps_its_place() {
         "primary": "DB1:27017", "me": "db3:3",
     };
     let frame = encode_msg(1, 2, Flags::default(), &[Section::Body(&before)]).unwrap();
-    let after = document(&rewrite_reply(&frame, &names, Asked::Members).unwrap());
+    let after = document(&rewrite_reply(&frame, &names, Asked::Members).unwrap().unwrap());
     let expected = rawdoc! {
         "hosts": ["p:1", "p:2", HERE], "passives": [], "arbiters": ["p:2"], "primary": "p:1", "me": HERE,
     };
