@@ -92,8 +92,11 @@ async fn every_shape(stage: &Stage) -> Result<()> {
 }
 
 async fn run(stage: &Stage, database: &Database, shape: &Shape) -> Result<()> {
+    let beside = stage.source.client().await?.database(DB);
     for command in &shape.before {
-        let reply = database.run_raw_command(on(command, shape.name)?).await.context("before")?;
+        // Seen, it would leave the collection to a comparison.
+        let to = if command.get("create")?.is_some() { &beside } else { database };
+        let reply = to.run_raw_command(on(command, shape.name)?).await.context("before")?;
         ensure!(!reply.contains_key("writeErrors"), "before: {reply}");
     }
     stage.dualsync.wait_drained(DRAIN_MAX).await?;

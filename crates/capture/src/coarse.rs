@@ -49,7 +49,7 @@ pub(crate) fn places(command: Coarse, db: &str, message: &OpMsg<'_>) -> Places {
     let body = message.body();
     let named = body.iter_elements().next()?.ok()?.value().ok();
     match command {
-        Coarse::Collection => one(Place::named(db, named.and_then(name).unwrap_or_default())),
+        Coarse::Collection | Coarse::Shape => one(Place::named(db, named.and_then(name).unwrap_or_default())),
         Coarse::DropDatabase => one(Place::named(db, "")),
         Coarse::Rename => {
             Some(BTreeSet::from([Place::parse(named.and_then(name)?), Place::parse(text(body, "to")?)]))

@@ -15,7 +15,7 @@ pub(crate) enum Command {
     Coarse(Coarse),
     /// Ends a transaction.
     End(End),
-    /// Changes what is not replicated: options, indexes, users.
+    /// Changes what is not replicated: users, roles, search indexes.
     NotReplicated,
     /// Changes no data.
     Reads,
@@ -28,6 +28,8 @@ pub(crate) enum Command {
 pub(crate) enum Coarse {
     /// `drop`, `convertToCapped`: the collection that the command names.
     Collection,
+    /// `create`, `collMod`, and those over indexes: what the collection is beside its documents.
+    Shape,
     DropDatabase,
     Rename,
     CloneAsCapped,
@@ -55,6 +57,9 @@ impl Command {
             "getMore" => Command::GetMore,
             "bulkWrite" => Command::Coarse(Coarse::BulkWrite),
             "drop" | "convertToCapped" => Command::Coarse(Coarse::Collection),
+            "create" | "collMod" | "createIndexes" | "dropIndexes" | "deleteIndexes" => {
+                Command::Coarse(Coarse::Shape)
+            }
             "dropDatabase" => Command::Coarse(Coarse::DropDatabase),
             "renameCollection" => Command::Coarse(Coarse::Rename),
             "cloneCollectionAsCapped" => Command::Coarse(Coarse::CloneAsCapped),
@@ -70,11 +75,6 @@ impl Command {
 }
 
 const NOT_REPLICATED: &[&str] = &[
-    "create",
-    "createIndexes",
-    "dropIndexes",
-    "deleteIndexes",
-    "collMod",
     "createSearchIndexes",
     "updateSearchIndex",
     "dropSearchIndex",
@@ -223,7 +223,7 @@ mod tests {
             ("findandmodify", Command::FindAndModify),
             ("findAndmodify", Command::Unknown),
             ("mapreduce", Command::Coarse(Coarse::MapReduce)),
-            ("deleteIndexes", Command::NotReplicated),
+            ("deleteIndexes", Command::Coarse(Coarse::Shape)),
             ("ismaster", Command::Reads),
             ("clusterInsert", Command::Unknown),
             ("", Command::Unknown),

@@ -44,6 +44,8 @@ pub(crate) enum Refusals {
     Single,
     /// The same. What the command names may be gone by it.
     Drop,
+    /// The same, and what is wrong with options or indexes: they are changed as a whole or not at all.
+    Shape,
 }
 
 /// The statements of one command.
@@ -75,6 +77,7 @@ impl Job {
             },
             Job::FindAndModify { ns, find } => found_and_modified(ns, find, body),
             Job::Coarse { refusals: Refusals::Drop, .. } => self.all(Doubt::Dropped),
+            Job::Coarse { refusals: Refusals::Shape, .. } if changed_no_index(body) => Verdict::default(),
             Job::Coarse { .. } => self.all(Doubt::Coarse),
             Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => Verdict::default(),
         };
@@ -151,6 +154,7 @@ impl Job {
                 Refusals::Aggregate => false,
                 Refusals::Several => ABSENT.contains(&code),
                 Refusals::Single | Refusals::Drop => ABSENT.contains(&code) || of_request,
+                Refusals::Shape => ABSENT.contains(&code) || OF_SHAPE.contains(&code) || of_request,
             },
             Job::Unreadable | Job::Packed => UNREADABLE.contains(&code),
             Job::End(_) => false,
@@ -218,25 +222,27 @@ impl Batch {
 
     /// Which statements ran, from the reply's `writeErrors`.
     fn ran(&self, body: &RawDocument) -> Ran {
-        let mut failed = vec![false; self.statements.len()];
+        let mut ends = vec![Ending::Done; self.statements.len()];
         let errors = array(body, "writeErrors").into_iter().flatten();
         for error in errors.flatten().filter_map(RawBsonRef::as_document) {
             let at = integer(error, "index").and_then(|index| usize::try_from(index).ok());
-            if let Some(failed) = at.and_then(|at| failed.get_mut(at)) {
-                *failed = true;
+            if let Some(end) = at.and_then(|at| ends.get_mut(at)) {
+                let began = integer(error, "code").is_none_or(|code| !BEFORE_DOCUMENTS.contains(&code));
+                *end = if began { Ending::Failed } else { Ending::NotBegun };
             }
         }
-        let first = failed.iter().position(|failed| *failed).unwrap_or(failed.len());
+        let first = ends.iter().position(|end| *end != Ending::Done).unwrap_or(ends.len());
         //= ordered: operations after the first failure are not run (wire-facts.md 5.2)
-        let end = if self.ordered { (first + 1).min(failed.len()) } else { failed.len() };
-        let (failed, done) = (0..end).partition(|at| failed[*at]);
-        Ran { done, failed }
+        let end = if self.ordered { (first + 1).min(ends.len()) } else { ends.len() };
+        let of = |wanted: Ending| (0..end).filter(|at| ends[*at] == wanted).collect();
+        Ran { done: of(Ending::Done), failed: of(Ending::Failed) }
     }
 
     fn verdict(&self, mut effects: Vec<Effect>, mut doubt: Option<Doubt>, ran: &Ran) -> Verdict {
         //= one multi statement failing midway: n:0, and the documents visited before are changed (wire-facts.md 5.2)
+        // One that would have inserted has matched none, so it has changed none either.
         for at in ran.failed.iter().filter(|at| self.statements[**at].many) {
-            effects.push(self.effect(*at, self.statements[*at].widest(), 0, 0));
+            effects.push(self.effect(*at, self.touch(*at), 0, 0));
             doubt = Some(Doubt::MultiFailed);
         }
         let of_statements = || ran.done.iter().find_map(|at| self.statements[*at].doubt);
@@ -252,6 +258,15 @@ impl Batch {
         let op = self.statements[at].op.clone();
         Effect { target: Target::new(self.ns.clone(), touch), op, n, modified }
     }
+}
+
+/// How a statement ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Done,
+    Failed,
+    /// It could not be read: no document was looked at.
+    NotBegun,
 }
 
 /// Indices of the statements that ran, in order; those behind an ordered batch's failure are in neither.
@@ -343,6 +358,14 @@ fn found_and_modified(ns: &Namespace, find: &FindAndModify, body: &RawDocument) 
     }
 }
 
+/// Whether `createIndexes` found all of them there (`wire-facts.md` section 4; applications send it at every start), or
+/// `dropIndexes` none but that of `_id`, which stays.
+fn changed_no_index(body: &RawDocument) -> bool {
+    let (before, after) = (integer(body, "numIndexesBefore"), integer(body, "numIndexesAfter"));
+    let made_none = before.is_some() && before == after && !flag(body, "createdCollectionAutomatically");
+    made_none || integer(body, "nIndexesWas") == Some(1)
+}
+
 /// Checked before anything runs, whatever the command (`wire-facts.md` 5.3): unauthorized, authentication failed,
 /// illegal operation, no such cursor, no such command, older or no such transaction, not in a transaction, no such
 /// API version, not in this one, not in OP_QUERY, overload, body too large, field twice, missing or unknown, no `$db`,
@@ -357,7 +380,13 @@ const BEFORE_ANYTHING: &[i64] = &[
 const UNREADABLE: &[i64] = &[15, 22, 40_430, 40_431, 40_432, 40_433, 40_587, 51_252];
 /// Checked before a batch runs; in the middle of one they come as `writeErrors`. A `$merge` fails midway with them.
 const BEFORE_STATEMENTS: &[i64] = &[2, 9, 14, 16, 72, 73, 117, 166, 40_587];
+/// Of one statement, before it looks at any document: a variable that is not defined. (A wrong operator's 2 and 9
+/// may also come midway.)
+const BEFORE_DOCUMENTS: &[i64] = &[17_276];
 /// A collection that a command over collections needs is not there, or is there already.
 const ABSENT: &[i64] = &[26, 48];
+/// `createIndexes`: documents that clash, or cannot be indexed; options that clash (`wire-facts.md` 5.3: the indexes are
+/// unchanged). `dropIndexes`: there is none of this name.
+const OF_SHAPE: &[i64] = &[11_000, 27, 67, 68, 85, 86, 171, 197];
 /// Write conflict, and not primary at entry: nothing, for one statement over one document.
 const AT_ENTRY: &[i64] = &[112, 10_107, 13_435, 13_436];

@@ -254,6 +254,7 @@ fn refusals(command: Command) -> Refusals {
         Command::Aggregate | Command::GetMore => Refusals::Aggregate,
         Command::Insert | Command::Update | Command::Delete | Command::FindAndModify => Refusals::Single,
         Command::Coarse(Coarse::Collection | Coarse::DropDatabase | Coarse::Rename) => Refusals::Drop,
+        Command::Coarse(Coarse::Shape) => Refusals::Shape,
         _ => Refusals::Several,
     }
 }

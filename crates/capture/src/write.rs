@@ -16,7 +16,7 @@ use crate::Capture;
 use crate::commands::End;
 use crate::contention::Ticket;
 use crate::outcome::{Job, Refusals, Verdict};
-use crate::read::{document, field, flag, integer};
+use crate::read::{array, document, field, flag, integer};
 use crate::transactions::{Held, TransactionId, by_namespace, bytes, touch_bytes};
 use crate::unmarked::Unmarked;
 
@@ -325,15 +325,16 @@ impl Write {
             return ended; // open still, or unknown: a repeated commit tells, or it is given up
         }
         let operation_time = operation_time(body);
+        //= 251 with this label: not committed; without it, unknown (wire-facts.md section 7)
+        let aborted = if ok { end == End::Abort } else { has_label(body, "TransientTransactionError") };
         for held in self.capture.transactions.end(&id) {
-            match end {
-                End::Abort if ok => ended.close(held),
+            match aborted {
+                true => ended.close(held),
                 // Converging what was not committed after all does no harm.
-                _ => ended.entry(held, Some(Doubt::Transaction), operation_time, at_ms),
+                false => ended.entry(held, Some(Doubt::Transaction), operation_time, at_ms),
             }
         }
-        let committed = end == End::Commit || !ok;
-        for stray in self.capture.transactions.strays(at_ms).into_iter().filter(|_| committed) {
+        for stray in self.capture.transactions.strays(at_ms).into_iter().filter(|_| !aborted) {
             match stray {
                 Some(ns) => self.capture.missed(&ns),
                 None => self.capture.missed_everything(),
@@ -422,6 +423,11 @@ fn fit(mut effects: Vec<Effect>, doubt: Option<Doubt>, detail: Detail) -> (Vec<E
         effects = by_namespace(&effects);
     }
     (effects, doubt.or(Some(left)))
+}
+
+fn has_label(body: &RawDocument, label: &str) -> bool {
+    let labels = array(body, "errorLabels").into_iter().flatten().flatten();
+    labels.filter_map(RawBsonRef::as_str).any(|it| it == label)
 }
 
 fn operation_time(body: &RawDocument) -> Option<Timestamp> {

@@ -148,6 +148,10 @@ fn updates_by_predicate() {
         let line = format!("{place} update {{q: {text}, u: {{$set: {{b: 1}}}}, multi: true}} n=0/0");
         check(&many, &failing(rawdoc! {"n": 0, "nModified": 0}, 0, 14), &[&place], &["multi_failed", &line]);
     }
+    // A variable that is not defined: no document was looked at.
+    let many = update(&[rawdoc! {"q": {"$expr": "$$x"}, "u": {"$set": {"b": 1}}, "multi": true}]);
+    let place = "shop.items where {$expr: $$x}";
+    check(&many, &failing(rawdoc! {"n": 0, "nModified": 0}, 0, 17_276), &[place], &["closed"]);
     for q in [rawdoc! {"$where": "true"}, rawdoc! {"$expr": {"$lt": [{"$rand": {}}, 0.5]}}] {
         let many = update(&[rawdoc! {"q": q.clone(), "u": {"$set": {"b": 1}}, "multi": true}]);
         let capture = Capture::new(Config::default());

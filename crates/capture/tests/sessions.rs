@@ -77,7 +77,7 @@ fn what_is_not_captured() {
         with(&pipeline(rawdoc! {"$out": "b"}), &rawdoc! {"explain": true}),
         rawdoc! {"aggregate": 1, "pipeline": [], "cursor": {}},
         rawdoc! {"mapReduce": "items", "out": {"inline": 1}},
-        rawdoc! {"createIndexes": "items", "indexes": []},
+        rawdoc! {"createSearchIndexes": "items", "indexes": []},
         rawdoc! {"createUser": "u", "$db": "admin"},
         rawdoc! {"inventNew": 1, "$db": "admin"},
         rawdoc! {"inventNew": 1, "$db": "other"},
@@ -88,7 +88,7 @@ fn what_is_not_captured() {
         assert!(session.request(&request(&body)).is_none(), "{body:?}");
     }
     let counters = capture.counters();
-    assert_eq!(counters.not_replicated.get("createIndexes"), Some(&1));
+    assert_eq!(counters.not_replicated.get("createSearchIndexes"), Some(&1));
     assert_eq!(counters.not_replicated.get("createUser"), Some(&1));
     assert_eq!(counters.unknown.get("inventNew"), Some(&1));
     assert!(counters.excluded >= 5, "{counters:?}");
@@ -443,11 +443,15 @@ mod transactions {
         let (one, other) = (session(&capture), session(&capture));
         // (command, reply, what is told; empty: still open)
         let over = |code: i32| rawdoc! {"ok": 0.0, "code": code};
+        let transient = || rawdoc! {"errorLabels": ["TransientTransactionError"]};
         let cases: Vec<(&str, RawDocumentBuf, &[&str])> = vec![
             ("commitTransaction", rawdoc! {"ok": 1.0}, &BOTH),
             ("commitTransaction", rawdoc! {"ok": 1.0, "writeConcernError": {"code": 100}}, &BOTH),
             ("commitTransaction", over(251), &BOTH),
             ("commitTransaction", over(225), &BOTH),
+            ("commitTransaction", with(&over(251), &transient()), &["closed 1", "closed 2"]),
+            ("abortTransaction", with(&over(251), &transient()), &["closed 1", "closed 2"]),
+            ("abortTransaction", over(251), &BOTH),
             ("abortTransaction", rawdoc! {"ok": 1.0}, &["closed 1", "closed 2"]),
             ("abortTransaction", over(256), &BOTH),
             ("commitTransaction", over(91), &[]),

@@ -2,9 +2,12 @@
 //!
 //! - compared: every document of every collection of every database, by the raw bytes of its `_id` and of its whole
 //! - left out: `admin`, `config`, `local`, `__dualsync`, views, and collections named `system.*`
-//! - an empty collection equals a missing one: this compares documents, not indexes and options
+//! - [`databases`] compares documents only: an empty collection equals a missing one; [`everything`] compares kind,
+//!   options and indexes as well, but for what expiry says
 //! - one side of one collection is held in memory at a time; meant for the sizes of tests and the demo
 //! - both sides must be at rest
+
+mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,6 +24,8 @@ use mongodb::results::CollectionType;
 pub struct Comparison {
     /// Every namespace that exists on either side.
     pub collections: BTreeMap<String, Collection>,
+    /// What differs in kind, options or indexes, by namespace: the left side's and the right side's.
+    pub shapes: BTreeMap<String, (String, String)>,
 }
 
 /// One namespace, compared.
@@ -53,8 +58,27 @@ pub struct Difference {
 
 /// Compares the source (left) with the target (right).
 pub async fn databases(left: &Client, right: &Client) -> Result<Comparison> {
+    documents(left, right, |_| true).await
+}
+
+/// The same of the databases that `wanted` names, with kind, options and indexes of every collection.
+pub async fn everything(left: &Client, right: &Client, wanted: impl Fn(&str) -> bool) -> Result<Comparison> {
+    let mut comparison = documents(left, right, &wanted).await?;
+    let (left, right) = (shapes::of(left, &wanted).await?, shapes::of(right, &wanted).await?);
+    for namespace in left.keys().chain(right.keys()) {
+        let (here, there) = (left.get(namespace), right.get(namespace));
+        if here != there {
+            let text = |shape: Option<&Document>| shape.map_or("(none)".to_owned(), ToString::to_string);
+            comparison.shapes.insert(namespace.clone(), (text(here), text(there)));
+        }
+    }
+    Ok(comparison)
+}
+
+async fn documents(left: &Client, right: &Client, wanted: impl Fn(&str) -> bool) -> Result<Comparison> {
     let mut namespaces = namespaces(left).await.context("list the left side's collections")?;
     namespaces.extend(self::namespaces(right).await.context("list the right side's collections")?);
+    namespaces.retain(|(database, _)| wanted(database));
     let mut comparison = Comparison::default();
     for (database, collection) in namespaces {
         let namespace = format!("{database}.{collection}");
@@ -67,9 +91,9 @@ pub async fn databases(left: &Client, right: &Client) -> Result<Comparison> {
 }
 
 impl Comparison {
-    /// Whether every document is the same on both sides.
+    /// Whether everything that was compared is the same on both sides.
     pub fn equal(&self) -> bool {
-        self.collections.values().all(Collection::equal)
+        self.shapes.is_empty() && self.collections.values().all(Collection::equal)
     }
 
     /// Documents on the left, in all collections.
@@ -113,6 +137,9 @@ impl fmt::Display for Comparison {
                 writeln!(f, "    source {}", left.as_deref().unwrap_or("(none)"))?;
                 writeln!(f, "    target {}", right.as_deref().unwrap_or("(none)"))?;
             }
+        }
+        for (namespace, (left, right)) in &self.shapes {
+            writeln!(f, "{namespace}  NOT EQUAL in options or indexes\n  source {left}\n  target {right}")?;
         }
         Ok(())
     }
