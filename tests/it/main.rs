@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a test tells what it did")]
 
 mod bad_input;
+mod differential;
 mod drivers;
 mod feeds;
 mod log;

@@ -1,0 +1,342 @@
+//! Random commands, of every kind that capture tells apart.
+
+use bson::{Bson, Document, doc};
+use fastrand::Rng;
+
+use super::values;
+
+/// What a write may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Anything that is followed without a comparison when its reply comes.
+    Any,
+    /// No upsert whose `_id` only a reply would tell.
+    Named,
+    /// No statement over many documents: it may carry a `txnNumber`.
+    One,
+    /// Over many documents, and long enough to be stopped on the way.
+    Slow,
+}
+
+/// Draws commands for one database.
+#[derive(Debug, Clone)]
+pub(super) struct Commands {
+    database: String,
+}
+
+/// The collections and their share of the writes.
+const COLLECTIONS: &[(&str, u32)] =
+    &[("hot", 40), ("keyed", 20), ("warm", 14), ("unique", 12), ("valid", 6), ("folded", 6), ("wide", 4)];
+/// Collections that come and go, in a run with such commands.
+const PASSING: [&str; 3] = ["passing0", "passing1", "passing2"];
+
+impl Commands {
+    pub(super) fn new(database: &str) -> Commands {
+        Commands { database: database.to_owned() }
+    }
+
+    /// What is there before.
+    pub(super) fn before(&self) -> Vec<Document> {
+        let name = |index: &Document| {
+            index.iter().map(|(key, way)| format!("{key}_{way}")).collect::<Vec<_>>().join("_")
+        };
+        let index = |coll: &str, keys: Document, unique: bool| {
+            let name = name(&keys);
+            doc! {"createIndexes": coll, "indexes": [{"key": keys, "name": name, "unique": unique}]}
+        };
+        let wide: Vec<Document> = (0..300).map(|id| doc! {"_id": id, "n": id % 7, "s": "a"}).collect();
+        let commands = [
+            doc! {"create": "hot"},
+            doc! {"create": "warm"},
+            doc! {"create": "keyed"},
+            index("hot", doc! {"n": 1}, false),
+            index("warm", doc! {"n": 1}, false),
+            doc! {"create": "valid", "validator": {"n": {"$not": {"$type": "string"}}}},
+            doc! {"create": "folded", "collation": {"locale": "en", "strength": 2}},
+            doc! {"create": "unique"},
+            index("unique", doc! {"k": 1}, true),
+            doc! {"insert": "wide", "documents": wide},
+        ];
+        commands.into_iter().map(|command| self.with_db(command)).collect()
+    }
+
+    /// A write of this shape.
+    pub(super) fn write(&self, rng: &mut Rng, shape: Shape) -> Document {
+        if shape == Shape::Slow {
+            return self.slow(rng);
+        }
+        let coll = weighted(rng, COLLECTIONS);
+        let mut command = match rng.u8(0..20) {
+            0..5 => insert(rng, coll),
+            5..12 => update(rng, coll, shape),
+            12..15 => delete(rng, coll, shape),
+            _ => find_and_modify(rng, coll, shape),
+        };
+        // Not defined, a variable is refused; in a filter, the target would refuse it as well.
+        let text = command.to_string();
+        if text.contains(values::VARIABLE) && (text.contains("$expr") || rng.u8(0..4) != 0) {
+            command.insert("let", doc! {"step": rng.i32(1..4)});
+        }
+        self.with_db(command)
+    }
+
+    /// Adds a statement to a batch, as a retry that overlaps the first try in part.
+    pub(super) fn extend(&self, rng: &mut Rng, body: &mut Document) {
+        if let Ok(coll) = body.get_str("insert").map(ToOwned::to_owned)
+            && let Ok(documents) = body.get_array_mut("documents")
+        {
+            documents.push(values::document(rng, &coll).into());
+        }
+    }
+
+    /// A command that is followed by a comparison, and whether its cursor does the writing.
+    pub(super) fn compared(&self, rng: &mut Rng) -> (Document, bool) {
+        let passing = |rng: &mut Rng| PASSING[rng.usize(0..PASSING.len())];
+        let other = format!("{}_b", self.database);
+        let command = match rng.u8(0..24) {
+            0..3 => {
+                let into = passing(rng);
+                return self.aggregate(rng, into);
+            }
+            3 => {
+                let out = ["replace", "merge", "reduce"][rng.usize(0..3)];
+                doc! {
+                    "mapReduce": "hot", "map": "function() { emit(this.n, 1) }",
+                    "reduce": "function(key, values) { return Array.sum(values) }", "out": {out: "reduced"},
+                }
+            }
+            4..6 => doc! {"drop": passing(rng)},
+            6..8 => {
+                let mut create = doc! {"create": passing(rng)};
+                match rng.u8(0..4) {
+                    0 => _ = create.insert("collation", doc! {"locale": "de", "strength": 1}),
+                    1 => _ = create.insert("validator", doc! {"n": {"$exists": true}}),
+                    2 => create.extend(doc! {"viewOn": "hot", "pipeline": [{"$match": {"n": 1}}]}),
+                    _ => {}
+                }
+                create
+            }
+            8..12 => {
+                let coll = if rng.bool() { passing(rng) } else { "warm" };
+                let field = ["s", "l", "o.x"][rng.usize(0..3)];
+                let mut index = doc! {"key": {field: 1}, "name": format!("{field}_1")};
+                match rng.u8(0..4) {
+                    0 => _ = index.insert("sparse", true),
+                    1 => _ = index.insert("partialFilterExpression", doc! {"n": {"$gt": 3}}),
+                    _ => {}
+                }
+                doc! {"createIndexes": coll, "indexes": [index]}
+            }
+            12..14 => {
+                let coll = if rng.bool() { passing(rng) } else { "warm" };
+                let index = ["s_1", "l_1", "o.x_1", "*"][rng.usize(0..4)];
+                doc! {"dropIndexes": coll, "index": index}
+            }
+            14 => doc! {"collMod": passing(rng), "validator": {"n": {"$ne": rng.i32(0..9)}}},
+            15..17 => {
+                let full = |coll: &str| format!("{}.{coll}", self.database);
+                let rename = doc! {
+                    "renameCollection": full(passing(rng)), "to": full(passing(rng)),
+                    "dropTarget": rng.bool(), "$db": "admin",
+                };
+                return (rename, false);
+            }
+            17 => doc! {"dropDatabase": 1, "$db": other},
+            18..20 => {
+                let coll = passing(rng);
+                let mut insert = insert(rng, coll);
+                insert.insert("$db", other);
+                insert
+            }
+            20 => doc! {"applyOps": [{
+                "op": "i", "ns": format!("{}.applied", self.database), "o": {"_id": rng.i32(0..9), "n": 1},
+            }]},
+            21 => {
+                let filter = match rng.u8(0..3) {
+                    0 => doc! {"$expr": {"$lt": [{"$rand": {}}, 0.5]}},
+                    1 => doc! {"$where": "this.n > 3"},
+                    _ => doc! {"$expr": {"$lt": ["$at", "$$NOW"]}},
+                };
+                let update = doc! {"q": filter, "u": {"$inc": {"n": 1}}, "multi": true};
+                doc! {"update": "warm", "updates": [update]}
+            }
+            22 => {
+                let update = doc! {"q": {"n": rng.i32(0..40)}, "u": {"$set": {"m": 1}}, "upsert": true};
+                doc! {"update": "warm", "updates": [update], "writeConcern": {"w": 0}}
+            }
+            _ => {
+                let coll = passing(rng);
+                insert(rng, coll)
+            }
+        };
+        (self.with_db(command), false)
+    }
+
+    fn aggregate(&self, rng: &mut Rng, into: &str) -> (Document, bool) {
+        let last = match rng.u8(0..5) {
+            0 => doc! {"$out": into},
+            1 => doc! {"$out": {"db": format!("{}_b", self.database), "coll": into}},
+            2 => doc! {"$merge": into},
+            3 => doc! {"$merge": {"into": into, "whenMatched": "keepExisting", "whenNotMatched": "insert"}},
+            _ => doc! {"$merge": {"into": into, "whenMatched": [{"$set": {"n": {"$add": ["$n", 1]}}}]}},
+        };
+        let first = doc! {"$match": {"n": {"$lt": rng.i32(0..20)}}};
+        let mut command = doc! {"aggregate": "warm", "pipeline": [first, last], "cursor": {}};
+        let later = rng.u8(0..3) == 0;
+        if later {
+            command.insert("cursor", doc! {"batchSize": 0});
+        }
+        (self.with_db(command), later)
+    }
+
+    /// Some milliseconds for each of the collection's documents, of which some may be reached before the time is over.
+    fn slow(&self, rng: &mut Rng) -> Document {
+        let sum = doc! {"$reduce": {
+            "input": {"$range": [0, 1_000]}, "initialValue": 0, "in": {"$add": ["$$value", "$$this"]},
+        }};
+        let change = match rng.u8(0..3) {
+            0 => doc! {"q": {"n": {"$gte": rng.i32(0..7)}}, "limit": 0},
+            _ => {
+                let n = doc! {"$add": ["$n", {"$subtract": [sum, 499_499]}]};
+                doc! {"q": {"n": {"$lt": rng.i32(0..99)}}, "u": [{"$set": {"n": n}}], "multi": true}
+            }
+        };
+        let delete = change.contains_key("limit");
+        let mut command = match delete {
+            true => doc! {"delete": "wide", "deletes": [change]},
+            false => doc! {"update": "wide", "updates": [change]},
+        };
+        if rng.bool() {
+            command.insert("maxTimeMS", rng.i32(1..30));
+        }
+        if delete && rng.bool() {
+            let again: Vec<Document> = (0..200).map(|id| doc! {"_id": id, "n": id % 7, "s": "a"}).collect();
+            command = doc! {"insert": "wide", "documents": again, "ordered": false};
+        }
+        self.with_db(command)
+    }
+
+    fn with_db(&self, mut command: Document) -> Document {
+        if !command.contains_key("$db") {
+            command.insert("$db", self.database.as_str());
+        }
+        command
+    }
+}
+
+fn insert(rng: &mut Rng, coll: &str) -> Document {
+    let many = if rng.u8(0..3) == 0 { rng.usize(2..6) } else { 1 };
+    let documents: Vec<Document> = (0..many).map(|_| values::document(rng, coll)).collect();
+    batch(rng, doc! {"insert": coll, "documents": documents})
+}
+
+fn update(rng: &mut Rng, coll: &str, shape: Shape) -> Document {
+    let many = if rng.u8(0..4) == 0 { rng.usize(2..5) } else { 1 };
+    let updates: Vec<Document> = (0..many).map(|_| update_statement(rng, coll, shape)).collect();
+    let mut command = batch(rng, doc! {"update": coll, "updates": updates});
+    if rng.u8(0..30) == 0 {
+        command.insert("bypassDocumentValidation", true);
+    }
+    command
+}
+
+fn update_statement(rng: &mut Rng, coll: &str, shape: Shape) -> Document {
+    let (query, named) = values::filter(rng, coll);
+    let (change, filters) = values::change(rng);
+    let mut statement = doc! {"q": query, "u": change.clone()};
+    if let Some(filters) = filters {
+        statement.insert("arrayFilters", filters);
+    }
+    let replacement =
+        change.as_document().and_then(|it| it.keys().next()).is_some_and(|key| !key.starts_with('$'));
+    if shape != Shape::One && !replacement && rng.u8(0..6) == 0 {
+        statement.insert("multi", true);
+    }
+    if (named || shape != Shape::Named) && rng.u8(0..4) == 0 {
+        statement.insert("upsert", true);
+    }
+    options(rng, &mut statement, coll, shape);
+    statement
+}
+
+fn delete(rng: &mut Rng, coll: &str, shape: Shape) -> Document {
+    let many = if rng.u8(0..4) == 0 { rng.usize(2..4) } else { 1 };
+    let deletes: Vec<Document> = (0..many)
+        .map(|_| {
+            let (query, named) = values::filter(rng, coll);
+            let all = shape != Shape::One && (named || rng.u8(0..3) == 0) && rng.u8(0..3) == 0;
+            let mut statement = doc! {"q": query, "limit": i32::from(!all)};
+            options(rng, &mut statement, coll, shape);
+            statement
+        })
+        .collect();
+    batch(rng, doc! {"delete": coll, "deletes": deletes})
+}
+
+fn find_and_modify(rng: &mut Rng, coll: &str, shape: Shape) -> Document {
+    let (query, named) = values::filter(rng, coll);
+    let name = if rng.u8(0..10) == 0 { "findandmodify" } else { "findAndModify" };
+    let mut command = doc! {name: coll, "query": query};
+    if rng.u8(0..4) == 0 {
+        command.insert("remove", true);
+    } else {
+        let (change, filters) = values::change(rng);
+        command.insert("update", change);
+        if let Some(filters) = filters {
+            command.insert("arrayFilters", filters);
+        }
+        if (named || shape != Shape::Named) && rng.u8(0..4) == 0 {
+            command.insert("upsert", true);
+        }
+        if rng.bool() {
+            command.insert("new", true);
+        }
+    }
+    if rng.u8(0..3) == 0 {
+        command.insert("sort", doc! {"n": if rng.bool() { 1 } else { -1 }});
+    }
+    match rng.u8(0..12) {
+        0 => _ = command.insert("fields", doc! {"_id": 0}),
+        1 => _ = command.insert("fields", doc! {"n": 1}),
+        2 => _ = command.insert("fields", doc! {"_id": "$n"}),
+        _ => {}
+    }
+    options(rng, &mut command, coll, shape);
+    command
+}
+
+/// Collation and hint.
+fn options(rng: &mut Rng, statement: &mut Document, coll: &str, shape: Shape) {
+    match rng.u8(0..40) {
+        // By a collation of its own no text names an `_id`.
+        0 if shape != Shape::Named => _ = statement.insert("collation", doc! {"locale": "en", "strength": 1}),
+        1 if ["hot", "warm"].contains(&coll) => _ = statement.insert("hint", doc! {"n": 1}),
+        // There is none: refused.
+        2 if rng.u8(0..4) == 0 => _ = statement.insert("hint", "missing_1"),
+        _ => {}
+    }
+}
+
+fn batch(rng: &mut Rng, mut command: Document) -> Document {
+    match rng.u8(0..60) {
+        0..15 => _ = command.insert("ordered", false),
+        15..25 => _ = command.insert("ordered", true),
+        // Refused before anything runs.
+        25 => _ = command.insert("unheardOf", 1),
+        26 => _ = command.insert("comment", Bson::Null),
+        _ => {}
+    }
+    command
+}
+
+/// Draws by weight.
+pub(super) fn weighted<T: Copy>(rng: &mut Rng, shares: &[(T, u32)]) -> T {
+    let mut point = rng.u32(0..shares.iter().map(|(_, share)| share).sum());
+    for (value, share) in shares {
+        if point < *share {
+            return *value;
+        }
+        point -= share;
+    }
+    shares[0].0
+}
