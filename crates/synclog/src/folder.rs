@@ -206,8 +206,7 @@ fn make_folder(path: &Path) -> io::Result<()> {
 /// `000000000000002a.seg` begins at 42.
 fn base_of(path: &Path) -> Option<Lsn> {
     let stem = path.file_stem()?.to_str()?;
-    if stem.len() != 16 {
-        return None;
-    }
-    u64::from_str_radix(stem, 16).ok().filter(|base| *base > 0).map(Lsn)
+    let base = u64::from_str_radix(stem, 16).ok().filter(|base| *base > 0)?;
+    // Two names must not tell the same.
+    (format!("{base:016x}") == stem).then_some(Lsn(base))
 }

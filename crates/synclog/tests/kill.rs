@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{payload, read, small, wait_for};
-use synclog::{Config, Cursor, CursorSync, Durability, Lsn, SyncLog};
+use synclog::{Config, Cursor, CursorSync, Durability, LogView, Lsn, SyncLog};
 
 const THREADS: usize = 4;
 
@@ -55,6 +55,7 @@ fn what_was_acknowledged_survives_kill_nine() {
 /// Each thread's records are there, in order, without a hole, up to the last one that was acknowledged. Gives
 /// whether everything was noted.
 fn check(config: &Config, acked: &[u64; THREADS + 2], round: u64) -> bool {
+    LogView::open(&config.dir).unwrap().verify(|fault| panic!("round {round}: {fault:?}"));
     let (log, found) = SyncLog::open(config.clone()).unwrap();
     assert!(found.gap.is_none(), "round {round}: {found:?}");
     let mut last = [None; THREADS];

@@ -13,7 +13,7 @@ use common::{crash_copy, cut_to, len, open, payload, scratch, segments, small};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use synclog::{
-    Config, Cursor, CursorSync, Durability, Faults, Level, Lsn, ReadError, Reader, SyncLog, Verdict,
+    Config, Cursor, CursorSync, Durability, Faults, Level, LogView, Lsn, ReadError, Reader, SyncLog, Verdict,
 };
 use tempfile::TempDir;
 
@@ -241,6 +241,8 @@ impl Model {
 
     fn open(&mut self) -> synclog::Recovery {
         let position = self.reader.position();
+        // What a look at it told before.
+        LogView::open(&self.config.dir).unwrap().verify(|fault| panic!("{fault:?}"));
         let (log, found) = open(&self.config);
         assert!(found.gap.is_none(), "{found:?}");
         assert_eq!((found.head, found.first), (self.head(), log.trimmed()));

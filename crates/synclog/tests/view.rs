@@ -288,6 +288,24 @@ fn a_view_follows_a_log_that_is_appended_and_trimmed() {
     });
 }
 
+/// Whoever asks for what comes later gets that, and no word of damage before.
+#[test]
+fn what_is_not_written_yet_can_be_waited_for() {
+    let dir = scratch();
+    let config = small(dir.path());
+    let (log, _) = open(&config);
+    fill(&log, 5, 100);
+    for from in [6, 20, 60] {
+        let mut reader = LogView::open(&config.dir).unwrap().records(Lsn(from));
+        while log.head() <= Lsn(from) {
+            assert_eq!(reader.next().unwrap(), None, "{from} at {}", log.head());
+            fill(&log, 1, 100);
+        }
+        let record = reader.next().unwrap().unwrap();
+        assert_eq!((record.lsn, &record.payload[..]), (Lsn(from), &payload(from, 100)[..]));
+    }
+}
+
 #[test]
 fn what_is_no_log_or_a_newer_one_is_refused() {
     let dir = scratch();

@@ -150,6 +150,8 @@ impl ViewReader {
         while lsn < self.at {
             match place.walk.step(lsn).map_err(failed)? {
                 Step::Record(..) => lsn = lsn.next(),
+                // It is not written yet.
+                Step::End if self.following(base)?.is_none() => return Ok(None),
                 Step::End => break,
                 Step::Bad(_) => {
                     // Damage below the position is behind the caller.
