@@ -9,7 +9,7 @@ use common::{
     crash_copy, cut_to, fill, flip, give_space, len, open, payload, read, segments, small, small_disk,
     take_space, wait_for,
 };
-use synclog::{AppendError, Config, Cursor, CursorSync, Level, Lsn, Noted, SyncLog};
+use synclog::{AppendError, Config, Cursor, CursorSync, Level, Lsn, Noted, OpenError, SyncLog};
 
 #[test]
 fn a_log_opens_on_a_full_disk_and_goes_on_when_there_is_space() {
@@ -117,4 +117,79 @@ fn on_a_full_disk() {
         log.close().unwrap();
         std::fs::remove_dir_all(&config.dir).unwrap();
     }
+}
+
+#[test]
+fn a_tiny_disk_loses_nothing_that_was_taken() {
+    let seed = common::seed();
+    for (nth, kib) in (0..).zip([12, 40, 100, 270, 300, 600]) {
+        common::on_small_disk_seeded(kib << 10, "on_a_tiny_disk", seed.wrapping_add(nth));
+    }
+}
+
+/// Space comes and goes, the log is closed and killed: what it took is there, what it refused is not.
+#[test]
+#[ignore = "run by a_tiny_disk_loses_nothing_that_was_taken"]
+fn on_a_tiny_disk() {
+    let disk = small_disk();
+    let mut random = fastrand::Rng::with_seed(common::seed());
+    let beside = common::scratch();
+    let mut config = Config::new(disk.join("log"));
+    config.segment_bytes_max = 16 << 10;
+    let mut log = match SyncLog::open(config.clone()) {
+        Ok((log, _)) => log,
+        // Not even its small files find a place.
+        Err(OpenError::Disk { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => return,
+        Err(error) => panic!("{error}"),
+    };
+    let (mut taken, mut noted, mut refused) = (0, false, 0);
+    let check = |log: &SyncLog, found: &synclog::Recovery, taken: u64, noted: bool| {
+        assert!(found.gap.is_none() && log.head() == Lsn(taken + 1), "{taken}: {found:?}");
+        let records = read(log, Lsn::ZERO).unwrap();
+        assert_eq!(records.len() as u64, taken + 1 - log.trimmed().0);
+        assert!(
+            records
+                .iter()
+                .all(|record| record.payload == payload(record.lsn.0, record.lsn.0 as usize % 3000))
+        );
+        let notes = log.notes();
+        assert!(!noted || notes.everything || notes.notes == [&b"noted"[..]], "{notes:?}");
+    };
+    for _ in 0..400 {
+        match random.u32(..20) {
+            0 => take_space(&disk, random.u64(..20_000)),
+            1 if disk.join("ballast").exists() => give_space(&disk),
+            2 => noted |= log.note(b"noted").is_ok(),
+            3 => {
+                let applied = Lsn(random.u64(log.trimmed().0..=log.head().0));
+                log.store_cursor(&Cursor { applied, data: vec![] }, CursorSync::Now).unwrap();
+                log.trim(applied).unwrap();
+            }
+            4 => {
+                log.close().unwrap();
+                let (again, found) = open(&config);
+                assert!(found.clean, "{found:?}");
+                check(&again, &found, taken, noted);
+                log = again;
+            }
+            5 => {
+                let mut killed = config.clone();
+                killed.dir = beside.path().join("killed");
+                crash_copy(&config.dir, &killed.dir);
+                let (killed, found) = open(&killed);
+                check(&killed, &found, taken, noted);
+            }
+            _ => {
+                let lsn = log.head().0;
+                match log.append(0, &[&payload(lsn, lsn as usize % 3000)]) {
+                    Ok(_) => taken += 1,
+                    Err(error) => {
+                        assert!(error.is_full(), "{error}");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+    }
+    println!("{taken} taken, {refused} refused");
 }

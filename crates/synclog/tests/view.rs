@@ -1,5 +1,5 @@
 //! Looking into a folder: a live log, a copy, a damaged one; nothing is changed.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
 mod common;
 
@@ -10,7 +10,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use common::{crash_copy, cut_to, fill, flip, len, make_newer, open, payload, scratch, segments, small};
+use common::{
+    crash_copy, cut_to, fill, flip, len, make_newer, open, payload, read_through, scratch, segments, small,
+};
 use synclog::{Cursor, CursorSync, LogView, Lsn, OpenError, ReadError, Record, ViewReader};
 
 fn all(reader: &mut ViewReader) -> Vec<Record> {
@@ -286,6 +288,47 @@ fn a_view_follows_a_log_that_is_appended_and_trimmed() {
         assert_eq!(expected, log.head().0);
         assert!(read > 50 && verified > 0, "{read} {verified}");
     });
+}
+
+/// File by file, while it is written and trimmed: what is not in the copy is told, by a look and by an open.
+#[test]
+fn a_copy_of_a_live_log_is_whole_or_told() {
+    let dir = scratch();
+    let config = small(dir.path());
+    let (log, _) = open(&config);
+    let mut copied = config.clone();
+    copied.dir = dir.path().join("copy");
+    let done = AtomicBool::new(false);
+    let (mut whole, mut told) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                fill(&log, 20, 200);
+                let applied = Lsn(log.head().0 - log.head().0.min(50));
+                if applied > log.trimmed() {
+                    log.store_cursor(&Cursor { applied, data: vec![] }, CursorSync::Now).unwrap();
+                    log.trim(applied).unwrap();
+                }
+            }
+        });
+        for _ in 0..100 {
+            crash_copy(&config.dir, &copied.dir);
+            let seen = LogView::open(&copied.dir).unwrap().verify(|_| {});
+            let (after, found) = open(&copied);
+            let (records, damage) = read_through(&after);
+            assert!(records.iter().all(|record| record.payload == payload(record.lsn.0, 200)));
+            let applied = after.cursor().map_or(Lsn(1), |cursor| cursor.applied);
+            let dense = records.first().is_none_or(|first| first.lsn <= applied)
+                && records.windows(2).all(|pair| pair[0].lsn.next() == pair[1].lsn)
+                && after.head() >= applied;
+            let tells = found.gap.is_some() || damage > 0;
+            assert!(dense || tells, "{found:?}");
+            assert!(seen.faults > 0 || !tells, "{seen:?}, {found:?}");
+            if tells { told += 1 } else { whole += 1 }
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    println!("{whole} whole, {told} told");
 }
 
 /// Whoever asks for what comes later gets that, and no word of damage before.

@@ -143,6 +143,11 @@ pub(crate) fn make_newer(path: &Path, block: usize) -> Vec<u8> {
 
 /// Runs an ignored test of this binary on a file system of its own, of `bytes`, which it finds with [`small_disk`].
 pub(crate) fn on_small_disk(bytes: u64, test: &str) {
+    on_small_disk_seeded(bytes, test, 0);
+}
+
+/// The same; [`seed`] is given to the test.
+pub(crate) fn on_small_disk_seeded(bytes: u64, test: &str, seed: u64) {
     if std::env::var_os("SYNCLOG_NO_SMALL_DISK").is_some() {
         return println!("skipped, as SYNCLOG_NO_SMALL_DISK asks: {test}");
     }
@@ -154,6 +159,7 @@ pub(crate) fn on_small_disk(bytes: u64, test: &str) {
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture"])
         .env("SYNCLOG_SMALL_DISK", dir.path())
+        .env("SYNCLOG_SEED", seed.to_string())
         .status();
     match status.as_ref().map(std::process::ExitStatus::code) {
         Ok(Some(0)) => {}
