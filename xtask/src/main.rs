@@ -1,5 +1,5 @@
 //! The project's chores: `cargo xtask ci`, `cargo xtask tidy`, `cargo xtask demo`,
-//! `cargo xtask drivers`, `cargo xtask fuzz`, `cargo xtask soak`.
+//! `cargo xtask drivers`, `cargo xtask fuzz`, `cargo xtask record-replies`, `cargo xtask soak`.
 
 #![allow(clippy::print_stdout, reason = "a chore talks to the person who called it")]
 
@@ -7,6 +7,7 @@ mod ci;
 mod demo;
 mod drivers;
 mod fuzz;
+mod record;
 mod soak;
 mod tidy;
 
@@ -35,6 +36,8 @@ enum Chore {
     Fuzz(fuzz::Options),
     /// PyMongo's own tests, with and without the proxy: the outcomes must be the same. Takes a quarter of an hour.
     Drivers(drivers::Options),
+    /// The replies of real servers that capture's tests read: records them again.
+    RecordReplies,
     /// Random commands from many connections, disturbed if wanted, for as long as you like; then every byte compared.
     Soak(soak::Options),
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Chore::Demo(options) => root().and_then(|root| demo::run(&root, options)),
         Chore::Fuzz(options) => root().and_then(|root| fuzz::run(&root, &options)),
         Chore::Drivers(options) => root().and_then(|root| drivers::run(&root, options)),
+        Chore::RecordReplies => root().and_then(|root| record::run(&root)),
         Chore::Soak(options) => root().and_then(|root| soak::run(&root, &options)),
     };
     match outcome {

@@ -380,9 +380,9 @@ const BEFORE_ANYTHING: &[i64] = &[
 const UNREADABLE: &[i64] = &[15, 22, 40_430, 40_431, 40_432, 40_433, 40_587, 51_252];
 /// Checked before a batch runs; in the middle of one they come as `writeErrors`. A `$merge` fails midway with them.
 const BEFORE_STATEMENTS: &[i64] = &[2, 9, 14, 16, 72, 73, 117, 166, 40_587];
-/// Of one statement, before it looks at any document: a variable that is not defined. (A wrong operator's 2 and 9
-/// may also come midway.)
-const BEFORE_DOCUMENTS: &[i64] = &[17_276];
+/// Of one statement, before it looks at any document: a variable that is not defined, many documents with a
+/// `txnNumber`, a view (all seen on 6.0.5). A wrong operator's 2 and 9 may also come midway.
+const BEFORE_DOCUMENTS: &[i64] = &[72, 166, 17_276];
 /// A collection that a command over collections needs is not there, or is there already.
 const ABSENT: &[i64] = &[26, 48];
 /// `createIndexes`: documents that clash, or cannot be indexed; options that clash (`wire-facts.md` 5.3: the indexes are

@@ -196,6 +196,10 @@ impl Write {
             Some(body) if self.answer == Answer::Nothing && self.job.is_silenced_by_w0(body) => {
                 self.job.all(Doubt::Unacknowledged)
             }
+            //= with this label a statement of a transaction has aborted it (wire-facts.md 5.3)
+            Some(body) if self.in_transaction && !flag(body, "ok") && has_label(body, TRANSIENT) => {
+                Verdict::default()
+            }
             Some(body) => self.job.judge(body),
         };
         let verdict = self.with_cursor(verdict, body);
@@ -326,7 +330,7 @@ impl Write {
         }
         let operation_time = operation_time(body);
         //= 251 with this label: not committed; without it, unknown (wire-facts.md section 7)
-        let aborted = if ok { end == End::Abort } else { has_label(body, "TransientTransactionError") };
+        let aborted = if ok { end == End::Abort } else { has_label(body, TRANSIENT) };
         for held in self.capture.transactions.end(&id) {
             match aborted {
                 true => ended.close(held),
@@ -439,4 +443,5 @@ const MARK_BYTES_MAX: usize = 64 << 10;
 /// An entry's effects, in bytes: below the largest record of the log (64 MiB). A frame has at most 48 MB, of which the
 /// keys are repeated, so only batches of tiny or all-`_id` documents come near.
 const ENTRY_BYTES_MAX: usize = 62 << 20;
+const TRANSIENT: &str = "TransientTransactionError";
 const TRANSACTION_OVER: &[i64] = &[225, 251, 256];

@@ -9,7 +9,6 @@
 //! Not here: capped and time-series collections, which are not copied yet; writes past the proxy.
 
 mod commands;
-mod connection;
 mod faults;
 mod play;
 mod script;

@@ -11,6 +11,7 @@
 
 mod cache;
 pub mod compare;
+pub mod connection;
 pub mod differential;
 mod dualsync;
 pub mod mongod;

@@ -9,8 +9,8 @@ use bson::{Bson, Document};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::connection::{Connection, MORE_TO_COME};
 use super::script::{Script, Step, Way};
+use crate::connection::{Connection, MORE_TO_COME};
 
 /// What became of the commands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

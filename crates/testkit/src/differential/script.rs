@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bson::spec::BinarySubtype;
-use bson::{Binary, Bson, Document, doc};
+use bson::{Binary, Document, doc};
 use fastrand::Rng;
 
 use super::commands::{Commands, Shape, weighted};
@@ -86,7 +86,6 @@ impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for turn in &self.turns {
             for Step { socket, way, sequence, body } in &turn.steps {
-                let body = Bson::Document(body.clone()).into_relaxed_extjson();
                 let form = if *sequence { " (sequence)" } else { "" };
                 writeln!(f, "client {} connection {socket} {way:?}{form} {body}", turn.client)?;
             }
