@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use bson::raw::{RawArray, RawBsonRef, RawDocument};
 use record::{Namespace, Target, Touch};
-use wire::OpMsg;
 
 use crate::commands::Coarse;
 use crate::read::{array, document, field, flag, name, text};
@@ -45,8 +44,7 @@ impl Place {
 }
 
 /// What the command may write. An empty set: nothing.
-pub(crate) fn places(command: Coarse, db: &str, message: &OpMsg<'_>) -> Places {
-    let body = message.body();
+pub(crate) fn places(command: Coarse, db: &str, body: &RawDocument) -> Places {
     let named = body.iter_elements().next()?.ok()?.value().ok();
     match command {
         Coarse::Collection | Coarse::Shape => one(Place::named(db, named.and_then(name).unwrap_or_default())),
@@ -61,7 +59,6 @@ pub(crate) fn places(command: Coarse, db: &str, message: &OpMsg<'_>) -> Places {
             apply_ops(named?.as_array()?, &mut places, NESTED_MAX)?;
             Some(places)
         }
-        Coarse::BulkWrite => bulk_write(message),
     }
 }
 
@@ -135,14 +132,6 @@ fn apply_ops(ops: &RawArray, places: &mut BTreeSet<Place>, nested_left: usize) -
         }
     }
     Some(())
-}
-
-fn bulk_write(message: &OpMsg<'_>) -> Places {
-    let in_body = array(message.body(), "nsInfo").into_iter().flatten();
-    let in_body = in_body.map(|value| value.ok().and_then(RawBsonRef::as_document));
-    let sequences = message.sequences().filter(|sequence| sequence.identifier == "nsInfo");
-    let in_sequences = sequences.flat_map(|sequence| sequence.documents().map(Some));
-    in_body.chain(in_sequences).map(|info| Some(Place::parse(text(info?, "ns")?))).collect()
 }
 
 /// `applyOps` inside `applyOps`: the server refuses more than a few.

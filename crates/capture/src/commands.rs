@@ -7,6 +7,7 @@ pub(crate) enum Command {
     Update,
     Delete,
     FindAndModify,
+    BulkWrite,
     /// Writes when its last stage is `$out` or `$merge`.
     Aggregate,
     /// Writes when its cursor is that of such an aggregate.
@@ -35,7 +36,6 @@ pub(crate) enum Coarse {
     CloneAsCapped,
     MapReduce,
     ApplyOps,
-    BulkWrite,
 }
 
 /// How a transaction ends.
@@ -55,7 +55,7 @@ impl Command {
             "findAndModify" | "findandmodify" => Command::FindAndModify,
             "aggregate" => Command::Aggregate,
             "getMore" => Command::GetMore,
-            "bulkWrite" => Command::Coarse(Coarse::BulkWrite),
+            "bulkWrite" => Command::BulkWrite,
             "drop" | "convertToCapped" => Command::Coarse(Coarse::Collection),
             "create" | "collMod" | "createIndexes" | "dropIndexes" | "deleteIndexes" => {
                 Command::Coarse(Coarse::Shape)

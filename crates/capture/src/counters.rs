@@ -17,13 +17,16 @@ pub enum Kind {
     Delete,
     /// `findAndModify`.
     FindAndModify,
+    /// `bulkWrite`.
+    BulkWrite,
     /// A command that is followed by its namespace only: `drop`, `$out`, an unknown one, and their like.
     Coarse,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 5] = [Kind::Insert, Kind::Update, Kind::Delete, Kind::FindAndModify, Kind::Coarse];
+    pub const ALL: [Kind; 6] =
+        [Kind::Insert, Kind::Update, Kind::Delete, Kind::FindAndModify, Kind::BulkWrite, Kind::Coarse];
 
     /// Its name in metrics and in the report.
     pub fn code(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Kind {
             Kind::Update => "update",
             Kind::Delete => "delete",
             Kind::FindAndModify => "find_and_modify",
+            Kind::BulkWrite => "bulk_write",
             Kind::Coarse => "coarse",
         }
     }

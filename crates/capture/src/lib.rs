@@ -8,9 +8,10 @@
 //!   raised as [`Missed`]; bytes from the network never panic
 //!
 //! No sockets, no clock, no log: the caller hands in frames and times, and appends what it is given.
-//! Not here: `bulkWrite`'s results by operation (its namespaces are touched as a whole), the default collation of a
-//! collection (two spellings of one text key do not contend), OP_COMPRESSED.
+//! Not here: the default collation of a collection: two spellings of one text key do not contend, for whoever applies
+//! their entries never replays a text key of such a collection.
 
+mod bulk;
 mod capture;
 mod coarse;
 mod commands;

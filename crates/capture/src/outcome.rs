@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use bson::raw::{RawBsonRef, RawDocument};
 use record::{Doubt, Effect, Key, Namespace, Op, Target, Touch};
 
+use crate::bulk::Bulk;
 use crate::commands::End;
 use crate::counters::Kind;
 use crate::read::{array, count, document, field, flag, integer};
@@ -19,6 +20,8 @@ pub(crate) enum Job {
     Batch(Batch),
     /// `findAndModify`.
     FindAndModify { ns: Namespace, find: FindAndModify },
+    /// `bulkWrite`.
+    Bulk(Bulk),
     /// Followed by namespace; the cursor of an aggregate may do the writing later.
     Coarse { targets: Vec<Target>, refusals: Refusals },
     /// It may have written anywhere: we could not read where.
@@ -76,6 +79,7 @@ impl Job {
                 _ => batch.deleted(body),
             },
             Job::FindAndModify { ns, find } => found_and_modified(ns, find, body),
+            Job::Bulk(bulk) => bulk.judge(body).unwrap_or_else(|| self.all(Doubt::PartOfBatch)),
             Job::Coarse { refusals: Refusals::Drop, .. } => self.all(Doubt::Dropped),
             Job::Coarse { refusals: Refusals::Shape, .. } if changed_no_index(body) => Verdict::default(),
             Job::Coarse { .. } => self.all(Doubt::Coarse),
@@ -109,6 +113,7 @@ impl Job {
         match self {
             Job::Batch(batch) => batch.statements.iter().map(|each| part(&batch.ns, each)).collect(),
             Job::FindAndModify { ns, find } => vec![part(ns, &find.statement)],
+            Job::Bulk(bulk) => bulk.parts(),
             Job::Coarse { targets, .. } => targets.iter().map(|target| (target.clone(), None)).collect(),
             Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => Vec::new(),
         }
@@ -118,6 +123,7 @@ impl Job {
         match self {
             Job::Batch(batch) => batch.kind,
             Job::FindAndModify { .. } => Kind::FindAndModify,
+            Job::Bulk(_) => Kind::BulkWrite,
             Job::Coarse { .. } | Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => {
                 Kind::Coarse
             }
@@ -133,7 +139,7 @@ impl Job {
     /// Whether `w: 0` made this reply say nothing: `{n: 0, ok: 1}`, whatever a batch did (`wire-facts.md` section 3).
     /// Others are answered as ever (`findAndModify`: seen on 6.0.5).
     pub(crate) fn is_silenced_by_w0(&self, body: &RawDocument) -> bool {
-        matches!(self, Job::Batch(_)) && flag(body, "ok")
+        matches!(self, Job::Batch(_) | Job::Bulk(_)) && flag(body, "ok")
     }
 
     /// Whether this `ok: 0` says that nothing was applied (`wire-facts.md` 5.3).
@@ -150,6 +156,7 @@ impl Job {
                 let lone = batch.statements.len() == 1 && batch.statements.iter().all(|each| !each.many);
                 of_request || lone && AT_ENTRY.contains(&code)
             }
+            Job::Bulk(bulk) => of_request || bulk.is_single() && AT_ENTRY.contains(&code),
             Job::Coarse { refusals, .. } | Job::Anywhere(refusals) => match refusals {
                 Refusals::Aggregate => false,
                 Refusals::Several => ABSENT.contains(&code),
@@ -183,7 +190,7 @@ impl Batch {
         let matched = count(body, "n").saturating_sub(u32::try_from(named.len()).unwrap_or(u32::MAX));
         let modified = count(body, "nModified");
         // Statement by statement again, so that the effects stay in order.
-        let rest = Counted::of(&rest, &self.statements, matched, modified, modified);
+        let rest = Counted::of(&rest, |at| self.statements[at].many, matched, modified, modified);
         for at in &ran.done {
             if inserted.binary_search(at).is_ok() {
                 let (effect, why) = self.upsert(*at, named.get(at).cloned().flatten());
@@ -199,7 +206,7 @@ impl Batch {
     fn deleted(&self, body: &RawDocument) -> Verdict {
         let ran = self.ran(body);
         let deleted = count(body, "n");
-        let counted = Counted::of(&ran.done, &self.statements, deleted, 0, deleted);
+        let counted = Counted::of(&ran.done, |at| self.statements[at].many, deleted, 0, deleted);
         let effects = match counted.counts() {
             Some((n, _)) => ran.done.iter().map(|at| self.effect(*at, self.touch(*at), n, 0)).collect(),
             None => Vec::new(),
@@ -276,7 +283,7 @@ struct Ran {
 }
 
 /// How a reply's totals fall on the statements that they sum up.
-enum Counted {
+pub(crate) enum Counted {
     /// None of them had an effect.
     Nothing,
     /// Each of them has these counts: matched or deleted, modified.
@@ -288,20 +295,30 @@ enum Counted {
 }
 
 impl Counted {
-    /// `effective`: the total that says how many documents changed.
-    fn of(done: &[usize], statements: &[Statement], n: u32, modified: u32, effective: u32) -> Counted {
+    /// `effective`: the total that says how many documents changed. `many`: which statements are over many.
+    pub(crate) fn of(
+        done: &[usize],
+        many: impl Fn(usize) -> bool,
+        n: u32,
+        modified: u32,
+        effective: u32,
+    ) -> Counted {
         let all = u32::try_from(done.len()).unwrap_or(u32::MAX);
-        let one_each = done.iter().all(|at| !statements[*at].many);
+        let one_each = done.iter().all(|at| !many(*at));
         match all {
             _ if effective == 0 => Counted::Nothing,
             1 => Counted::Each(n, modified),
             all if one_each && effective == all && n == all => Counted::Each(1, modified.min(1)),
-            _ if one_each => Counted::Some,
-            _ => Counted::SomeOfMany,
+            _ => Counted::unknown(done, many),
         }
     }
 
-    fn counts(&self) -> Option<(u32, u32)> {
+    /// Some of them had an effect, nothing says which.
+    pub(crate) fn unknown(done: &[usize], many: impl Fn(usize) -> bool) -> Counted {
+        if done.iter().any(|at| many(*at)) { Counted::SomeOfMany } else { Counted::Some }
+    }
+
+    pub(crate) fn counts(&self) -> Option<(u32, u32)> {
         match self {
             Counted::Nothing => None,
             Counted::Each(n, modified) => Some((*n, *modified)),
@@ -309,7 +326,7 @@ impl Counted {
         }
     }
 
-    fn doubt(&self) -> Option<Doubt> {
+    pub(crate) fn doubt(&self) -> Option<Doubt> {
         matches!(self, Counted::SomeOfMany).then_some(Doubt::PartOfBatch)
     }
 }
@@ -382,7 +399,7 @@ const UNREADABLE: &[i64] = &[15, 22, 40_430, 40_431, 40_432, 40_433, 40_587, 51_
 const BEFORE_STATEMENTS: &[i64] = &[2, 9, 14, 16, 72, 73, 117, 166, 40_587];
 /// Of one statement, before it looks at any document: a variable that is not defined, many documents with a
 /// `txnNumber`, a view (all seen on 6.0.5). A wrong operator's 2 and 9 may also come midway.
-const BEFORE_DOCUMENTS: &[i64] = &[72, 166, 17_276];
+pub(crate) const BEFORE_DOCUMENTS: &[i64] = &[72, 166, 17_276];
 /// A collection that a command over collections needs is not there, or is there already.
 const ABSENT: &[i64] = &[26, 48];
 /// `createIndexes`: documents that clash, or cannot be indexed; options that clash (`wire-facts.md` 5.3: the indexes are

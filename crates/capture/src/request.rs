@@ -1,11 +1,13 @@
 //! A client's requests: which are to be captured, and what they may touch.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bson::raw::{RawBsonRef, RawDocument};
 use record::Namespace;
 use wire::{Flags, Header, OpCode, OpMsg};
 
+use crate::bulk::Bulk;
 use crate::coarse::{self, Place};
 use crate::commands::{Coarse, Command, End};
 use crate::counters::Kind;
@@ -112,23 +114,19 @@ impl Session {
                 if self.captures_some_of(db) {
                     self.capture.counting.unknown.add(name);
                 }
-                self.coarse([Place::named(db, "")], refusals(command))?
+                self.by_places(command, db, body, value)?
             }
-            Command::End(end) => self.end(body, end)?,
-            Command::GetMore => {
-                let target = self.capture.cursors.target(number(value?)?)?;
-                Job::Coarse { targets: vec![target], refusals: refusals(command) }
+            Command::End(_) | Command::GetMore | Command::Aggregate | Command::Coarse(_) => {
+                self.by_places(command, db, body, value)?
             }
-            Command::Aggregate | Command::Coarse(_) => {
-                let places = match command {
-                    Command::Coarse(command) => coarse::places(command, db, message),
-                    _ => coarse::aggregate(db, body),
-                };
-                match places {
-                    Some(places) => self.coarse(places, refusals(command))?,
-                    None => Job::Anywhere(refusals(command)),
+            Command::BulkWrite => match Bulk::read(message, &self.capture.config) {
+                Some(bulk) if bulk.is_captured() => Job::Bulk(bulk),
+                Some(_) => {
+                    self.capture.counting.excluded.add();
+                    return None;
                 }
-            }
+                None => Job::Anywhere(refusals(command)),
+            },
             Command::FindAndModify | Command::Insert | Command::Update | Command::Delete => {
                 match value.and_then(crate::read::name) {
                     None => self.coarse([Place::named(db, "")], refusals(command))?,
@@ -160,23 +158,28 @@ impl Session {
         });
         let is_body = header.opcode == OpCode::Msg && head.get(BODY_AT - 1) == Some(&0);
         let body = body.filter(|_| is_body);
-        let place = body.and_then(|body| {
-            let first = body.iter_elements().next()?.ok()?;
-            let command = Command::named(first.key().as_str());
-            let coll = match command {
-                Command::Insert | Command::Update | Command::Delete | Command::FindAndModify => {
-                    first.value().ok().and_then(crate::read::name)
-                }
-                _ => None,
-            };
-            Some((Place::named(text(body, "$db")?, coll.unwrap_or_default()), refusals(command)))
-        });
-        let job = match place {
-            Some((place, refusals)) => self.coarse([place], refusals)?,
+        let job = match body.and_then(|body| self.without_statements(body)) {
+            Some(job) => job?,
             // It may be compressed, or any command.
             None => Job::Anywhere(Refusals::Aggregate),
         };
         Some(self.write(&header, flags(head), body, job))
+    }
+
+    /// What a command does of which only the body is known, and the statements may stand in a sequence. `Some(None)`:
+    /// there is nothing to capture.
+    fn without_statements(&self, body: &RawDocument) -> Option<Option<Job>> {
+        let first = body.iter_elements().next()?.ok()?;
+        let (value, db) = (first.value().ok(), text(body, "$db")?);
+        let command = Command::named(first.key().as_str());
+        Some(match command {
+            Command::Insert | Command::Update | Command::Delete | Command::FindAndModify => {
+                let coll = value.and_then(crate::read::name).unwrap_or_default();
+                self.coarse([Place::named(db, coll)], refusals(command))
+            }
+            Command::BulkWrite => return None,
+            _ => self.by_places(command, db, body, value),
+        })
     }
 
     /// The collection, when it is captured.
@@ -191,6 +194,31 @@ impl Session {
     /// Whether a command in this database, or in `admin`, is worth counting.
     fn captures_some_of(&self, db: &str) -> bool {
         db == "admin" || self.capture.config.captures_some_of(db)
+    }
+
+    /// What a command does that says all in its body, and is no write of documents one by one.
+    fn by_places(
+        &self,
+        command: Command,
+        db: &str,
+        body: &RawDocument,
+        value: Option<RawBsonRef<'_>>,
+    ) -> Option<Job> {
+        let places = match command {
+            Command::End(end) => return self.end(body, end),
+            Command::GetMore => {
+                let target = self.capture.cursors.target(number(value?)?)?;
+                return Some(Job::Coarse { targets: vec![target], refusals: refusals(command) });
+            }
+            Command::Coarse(command) => coarse::places(command, db, body),
+            Command::Aggregate => coarse::aggregate(db, body),
+            Command::Unknown => Some(BTreeSet::from([Place::named(db, "")])),
+            _ => return None,
+        };
+        match places {
+            Some(places) => self.coarse(places, refusals(command)),
+            None => Some(Job::Anywhere(refusals(command))),
+        }
     }
 
     /// A job that is followed by these places, as far as they are captured.
@@ -252,7 +280,9 @@ impl Session {
 fn refusals(command: Command) -> Refusals {
     match command {
         Command::Aggregate | Command::GetMore => Refusals::Aggregate,
-        Command::Insert | Command::Update | Command::Delete | Command::FindAndModify => Refusals::Single,
+        Command::Insert | Command::Update | Command::Delete | Command::FindAndModify | Command::BulkWrite => {
+            Refusals::Single
+        }
         Command::Coarse(Coarse::Collection | Coarse::DropDatabase | Coarse::Rename) => Refusals::Drop,
         Command::Coarse(Coarse::Shape) => Refusals::Shape,
         _ => Refusals::Several,

@@ -380,6 +380,19 @@ fn requests_too_large_to_hold() {
     assert_eq!(capture.take_missed(), EVERYTHING);
     assert!(session.unscanned(&request(&rawdoc! {"insert": "x", "$db": "local"})).is_none());
     assert!(session.unscanned(&frame[..10]).is_none());
+    // Where it writes stands in the body, and need not be the command's database.
+    let out = rawdoc! {"aggregate": "x", "pipeline": [{"$out": {"db": "store", "coll": "b"}}], "cursor": {}};
+    let mut write = session.unscanned(&request(&out)).unwrap();
+    let Some(record::Record::Mark(mark)) =
+        write.mark(NOW).and_then(|mark| record::Record::decode(1, &mark).ok())
+    else {
+        panic!()
+    };
+    assert_eq!(targets(&mark.targets), ["store.b *"]);
+    drop(write.never_sent(NOW));
+    let rename = rawdoc! {"renameCollection": "shop.a", "to": "store.b", "$db": "admin"};
+    let write = session.unscanned(&request(&rename)).unwrap();
+    drop(write.never_sent(NOW));
 }
 
 /// wire-facts 4: with `batchSize: 0` the getMore does the writing.

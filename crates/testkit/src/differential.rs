@@ -48,6 +48,8 @@ pub struct Traffic {
     pub hang_ups: bool,
     /// Statements that take long enough to be stopped on the way.
     pub slow: bool,
+    /// Only writes that outlive a kill of the source once they are acknowledged.
+    pub durable: bool,
 }
 
 /// Which commands there are.
@@ -179,6 +181,7 @@ impl Run {
             sessions: self.source == Source::ReplicaSet,
             hang_ups: has(Fault::HangUps),
             slow: has(Fault::KillOp) || has(Fault::TimeLimits),
+            durable: has(Fault::KillSource),
         }
     }
 }

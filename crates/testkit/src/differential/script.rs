@@ -118,8 +118,8 @@ impl Author {
     fn turn(&mut self) -> Turn {
         let shares = [
             (Draw::Write, 70),
-            (Draw::Quiet, 3),
-            (Draw::Silent, 3),
+            (Draw::Quiet, if self.traffic.durable { 0 } else { 3 }),
+            (Draw::Silent, if self.traffic.durable { 0 } else { 3 }),
             (Draw::Retried, if self.traffic.sessions { 8 } else { 0 }),
             (Draw::Transaction, if self.traffic.sessions { 8 } else { 0 }),
             (Draw::HangUp, if self.traffic.hang_ups { 3 } else { 0 }),
@@ -135,7 +135,10 @@ impl Author {
             Draw::Retried => self.retried(),
             Draw::Transaction => self.transaction(),
             Draw::Compared => {
-                let (body, later) = self.commands.compared(&mut self.rng);
+                let (mut body, later) = self.commands.compared(&mut self.rng);
+                if self.traffic.durable {
+                    body.remove("writeConcern");
+                }
                 let way = if later { Way::More } else { Way::Ask };
                 vec![Step { socket: 0, way, sequence: false, body }]
             }
@@ -148,7 +151,7 @@ impl Author {
         match self.rng.u8(0..20) {
             0 => _ = step.body.insert("writeConcern", doc! {"w": 1, "j": true}),
             1 => _ = step.body.insert("writeConcern", doc! {"w": "majority"}),
-            2 => _ = step.body.insert("writeConcern", doc! {"w": 1}),
+            2 if !self.traffic.durable => _ = step.body.insert("writeConcern", doc! {"w": 1}),
             _ => {}
         }
         step
