@@ -1,6 +1,6 @@
-//! Free ports, and a relay that makes a network fail on demand.
+//! Free ports, and a relay that makes a network slow, or fail, on demand.
 //!
-//! Not here: delay and bandwidth (they come with the first benchmark of a distant target).
+//! Not here: bandwidth. A delayed line carries as much as a short one.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
@@ -10,9 +10,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// A port on 127.0.0.1 that no other user of this module has, in any process, until it is dropped.
 ///
@@ -71,10 +71,15 @@ pub struct Relay {
 impl Relay {
     /// Listens and forwards every connection to `target` (`host:port`), which need not be up.
     pub async fn start(target: impl Into<String>) -> Result<Relay> {
+        Relay::start_delayed(target, Duration::ZERO).await
+    }
+
+    /// The same over a line on which each byte takes `delay`, in either direction: the round trip is twice that.
+    pub async fn start_delayed(target: impl Into<String>, delay: Duration) -> Result<Relay> {
         let port = Port::free()?;
         let (wanted, wanted_now) = watch::channel(State::Flows);
         let (reached_now, reached) = watch::channel(State::Cut);
-        let task = tokio::spawn(run(port.address(), target.into(), wanted_now, reached_now));
+        let task = tokio::spawn(run(port.address(), target.into(), delay, wanted_now, reached_now));
         let relay = Relay { port, wanted, reached, task };
         relay.turn(State::Flows).await?;
         Ok(relay)
@@ -100,7 +105,13 @@ impl Relay {
         self.turn(State::Stalls).await
     }
 
-    /// Listens and forwards again. What was held by a stall goes on its way.
+    /// Connections stay open, and whatever is sent is lost: a line whose packets are dropped.
+    pub async fn swallow(&self) -> Result<()> {
+        self.turn(State::Swallows).await
+    }
+
+    /// Listens and forwards again. What was held by a stall goes on its way; a connection of which bytes were swallowed
+    /// breaks.
     pub async fn resume(&self) -> Result<()> {
         self.turn(State::Flows).await
     }
@@ -126,12 +137,14 @@ impl Drop for Relay {
 enum State {
     Flows,
     Stalls,
+    Swallows,
     Cut,
 }
 
 async fn run(
     address: SocketAddr,
     target: String,
+    delay: Duration,
     mut wanted: watch::Receiver<State>,
     reached: watch::Sender<State>,
 ) {
@@ -151,7 +164,7 @@ async fn run(
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
                 Ok((client, _)) = listener.accept() => {
-                    connections.spawn(carry(client, target.clone(), wanted.clone()));
+                    connections.spawn(carry(client, target.clone(), delay, wanted.clone()));
                 }
                 // Reaps the ended ones; a test has a few hundred connections at most.
                 Some(_) = connections.join_next() => {}
@@ -163,7 +176,7 @@ async fn run(
     }
 }
 
-async fn carry(client: TcpStream, target: String, wanted: watch::Receiver<State>) {
+async fn carry(client: TcpStream, target: String, delay: Duration, wanted: watch::Receiver<State>) {
     let mut flowing = wanted.clone();
     if flowing.wait_for(|state| *state == State::Flows).await.is_err() {
         return;
@@ -173,17 +186,54 @@ async fn carry(client: TcpStream, target: String, wanted: watch::Receiver<State>
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pump(from_client, to_server, wanted.clone()) => {}
-        () = pump(from_server, to_client, wanted) => {}
+        () = pump(from_client, to_server, delay, wanted.clone()) => {}
+        () = pump(from_server, to_client, delay, wanted) => {}
     }
 }
 
-/// Moves bytes until either side ends; what was read during a stall waits in this one buffer.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut wanted: watch::Receiver<State>) {
+/// Moves bytes until either side ends. What is on the line is bounded: with a delay by more than any server here sends
+/// within it, without one by a single buffer, where what was read during a stall waits.
+async fn pump(from: OwnedReadHalf, to: OwnedWriteHalf, delay: Duration, wanted: watch::Receiver<State>) {
+    let (line, arriving) = mpsc::channel(if delay.is_zero() { 1 } else { LINE_BUFFERS });
+    tokio::join!(depart(from, line, delay, wanted.clone()), arrive(arriving, to, wanted));
+}
+
+async fn depart(
+    mut from: OwnedReadHalf,
+    line: mpsc::Sender<(Instant, Vec<u8>)>,
+    delay: Duration,
+    mut wanted: watch::Receiver<State>,
+) {
     let mut buffer = vec![0; BUFFER_BYTES];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+    let mut swallowed = false;
+    loop {
+        let count = tokio::select! {
+            read = from.read(&mut buffer) => match read {
+                Ok(count @ 1..) => count,
+                _ => return,
+            },
+            () = line.closed() => return,
+            // What is missing is missed: no later byte may pass for it.
+            _ = wanted.wait_for(|state| *state == State::Flows), if swallowed => return,
+        };
+        swallowed |= *wanted.borrow() == State::Swallows;
+        if !swallowed && line.send((Instant::now() + delay, buffer[..count].to_vec())).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn arrive(
+    mut line: mpsc::Receiver<(Instant, Vec<u8>)>,
+    mut to: OwnedWriteHalf,
+    mut wanted: watch::Receiver<State>,
+) {
+    while let Some((due, bytes)) = line.recv().await {
+        if due > Instant::now() {
+            sleep_until(due).await;
+        }
         let flows = wanted.wait_for(|state| *state == State::Flows).await.is_ok();
-        if !flows || to.write_all(&buffer[..count]).await.is_err() {
+        if !flows || to.write_all(&bytes).await.is_err() {
             return;
         }
     }
@@ -193,3 +243,5 @@ const PORTS: std::ops::RangeInclusive<u16> = 20_000..=31_999;
 const TRIES_MAX: usize = 200;
 const TURN_MAX: Duration = Duration::from_secs(10);
 const BUFFER_BYTES: usize = 64 * 1024;
+/// 16 MiB on a line of 25 ms are 640 MB/s.
+const LINE_BUFFERS: usize = 256;

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bson::doc;
 use mongodb::Client;
@@ -74,6 +74,49 @@ async fn a_cut_closes_and_refuses() -> Result {
     drop(relay);
     assert!(matches!(stream.read(&mut [0; 4]).await, Ok(0) | Err(_)));
     assert!(TcpStream::connect(address).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_delayed_line_carries_as_much() -> Result {
+    let relay = Relay::start_delayed(echo().await?, Duration::from_millis(25)).await?;
+    let (mut from, mut to) = TcpStream::connect(relay.address()).await?.into_split();
+    let began = Instant::now();
+    let sending = tokio::spawn(async move {
+        for _ in 0..100 {
+            to.write_all(&[7; 64 << 10]).await?;
+        }
+        anyhow::Ok(to)
+    });
+    from.read_exact(&mut [0]).await?;
+    let first = began.elapsed();
+    assert!(first >= Duration::from_millis(50), "{first:?}");
+    from.read_exact(&mut vec![0; 100 * (64 << 10) - 1]).await?;
+    sending.await??;
+    // 100 chunks one after the other would take five seconds.
+    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_swallowed_is_lost_and_its_connection_breaks() -> Result {
+    let relay = Relay::start(echo().await?).await?;
+    let mut stream = TcpStream::connect(relay.address()).await?;
+    let mut other = TcpStream::connect(relay.address()).await?;
+    let mut buffer = [0; 4];
+    for stream in [&mut stream, &mut other] {
+        stream.write_all(b"one ").await?;
+        stream.read_exact(&mut buffer).await?;
+    }
+    relay.swallow().await?;
+    stream.write_all(b"lost").await?;
+    assert!(timeout(Duration::from_millis(200), stream.read_exact(&mut buffer)).await.is_err());
+    relay.resume().await?;
+    assert!(matches!(stream.read(&mut buffer).await, Ok(0) | Err(_)));
+    // Nothing was sent on this one: it never noticed.
+    other.write_all(b"two ").await?;
+    other.read_exact(&mut buffer).await?;
+    assert_eq!(&buffer, b"two ");
     Ok(())
 }
 
