@@ -15,7 +15,7 @@ use prometheus::Registry;
 use proxy::{Listener, ServerTls, Watch};
 use reconciler::Reconciler;
 use record::Namespace;
-use replicator::{Feeding, Filter, Miss, Orphan, Pending, Replicator};
+use replicator::{Feeding, Filter, Miss, Orphan, Pending, Replicator, Tuning};
 use synclog::SyncLog;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -134,7 +134,11 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
         target_uri: atlas.expose().to_owned(),
         log_id: log.id().iter().map(|byte| format!("{byte:02x}")).collect(),
         dir: config.log.dir.clone(),
-        batch_entries_max: config.sync.batch_entries_max,
+        tuning: Tuning {
+            lanes: config.sync.lanes,
+            batch_entries_max: config.sync.batch_entries_max,
+            rate_max: config.sync.rate_max,
+        },
         idle_wait: config.sync.idle_wait,
         max_retries: config.sync.max_retries,
         pending: pending.clone(),

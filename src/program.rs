@@ -13,13 +13,13 @@ use std::time::SystemTime;
 use admin::{
     Action, Affected, At, CaptureAction, CaptureState, Check, CheckStatus, Checks, Cleared, Connection,
     ConnectionState, Connections, DeadLetter, DeadLetters, Full, Health, Lag, LastError, Letters, Measured,
-    Namespaces, Queue, QueueLimits, Recommendation, Refusal, Report, Stats, System, TargetError, Worker,
-    WorkerState,
+    Namespaces, Pace, Queue, QueueLimits, Recommendation, Refusal, Report, Stats, System, TargetError,
+    Worker, WorkerState,
 };
 use capture::Capture;
 use prometheus::Registry;
 use record::Namespace;
-use replicator::{Activity, ControlError, Desired, Link, Orphan, Pending, Shared, now_ms};
+use replicator::{Activity, ControlError, Desired, Link, Orphan, Pending, Retuned, Shared, now_ms};
 use synclog::SyncLog;
 use tracing::{info, warn};
 
@@ -172,7 +172,7 @@ impl Program {
     }
 
     fn show_worker(&self) -> Worker {
-        let batch_entries_max = self.config.sync.batch_entries_max as u64;
+        let configured = &self.config.sync;
         let Some(sync) = &self.sync else {
             let since = at(self.started_ms);
             return Worker {
@@ -180,16 +180,20 @@ impl Program {
                 since,
                 attempt: 0,
                 next_try_ms: None,
-                batch_entries_max,
+                lanes: configured.lanes as u64,
+                batch_entries_max: configured.batch_entries_max as u64,
+                rate_max: configured.rate_max,
             };
         };
-        let status = sync.shared.status();
+        let (status, tuning) = (sync.shared.status(), sync.shared.tuning());
         Worker {
             state: self.worker_state(sync, status.activity),
             since: at(if status.since_ms == 0 { self.started_ms } else { status.since_ms }),
             attempt: status.attempt,
             next_try_ms: status.next_try_ms.map(|due| due.saturating_sub(now_ms())),
-            batch_entries_max,
+            lanes: tuning.lanes as u64,
+            batch_entries_max: tuning.batch_entries_max as u64,
+            rate_max: tuning.rate_max,
         }
     }
 
@@ -256,7 +260,15 @@ impl System for Program {
     }
 
     fn config(&self) -> serde_json::Value {
-        self.config.to_json()
+        let mut config = self.config.to_json();
+        // What was ordered beside it is what counts.
+        if let Some(sync) = &self.sync {
+            let tuning = sync.shared.tuning();
+            config["sync"]["lanes"] = tuning.lanes.into();
+            config["sync"]["batch_entries_max"] = tuning.batch_entries_max.into();
+            config["sync"]["rate_max"] = tuning.rate_max.into();
+        }
+        config
     }
 
     async fn health(&self) -> Health {
@@ -364,6 +376,13 @@ impl System for Program {
             Action::Resume => shared.resume(),
         };
         done.map_err(refused)?;
+        Ok(self.show_worker())
+    }
+
+    async fn set_pace(&self, pace: Pace) -> Result<Worker, Refusal> {
+        let Pace { lanes, batch_entries_max, rate_max } = pace;
+        let retuned = Retuned { lanes, batch_entries_max, rate_max };
+        self.sync_or_refuse()?.shared.retune(retuned).map_err(refused)?;
         Ok(self.show_worker())
     }
 

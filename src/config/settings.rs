@@ -137,8 +137,12 @@ settings! {
         /// Tries of a write that the target refuses, before it goes to the dead letters. While the target is
         /// away, nothing is given up.
         max_retries: u32 = "5", count(1, 10);
-        /// Entries in one batch to the target.
-        batch_entries_max: usize = "1000", count(1, 100_000);
+        /// Commands under way to the target at a time, at most.
+        lanes: usize = "8", count(1, 64);
+        /// Entries in one batch to the target, at most: as many as it takes in about a second, fewer after a failure.
+        batch_entries_max: usize = "50000", count(1, 100_000);
+        /// Entries that are applied in a second, at most; 0: as many as the target takes.
+        rate_max: u64 = "0", count(0, 10_000_000);
         /// Longest wait for new entries before looking again.
         idle_wait: Duration = "100ms", duration("10ms", "5000ms");
         /// Documents that are compared in a second, at most, to make dirty collections good. 0: none are compared,

@@ -125,7 +125,7 @@ fn later_sources_count_more() {
         "max_retries = 3                                   # SYNC_MAX_RETRIES in the environment",
         "queue_warning = 2                                 # DUALSYNC_SYNC_QUEUE_WARNING in .env",
         "idle_wait = \"1s\"                                 # proxy.toml",
-        "batch_entries_max = 1000",
+        "batch_entries_max = 50000",
     ] {
         assert!(shown.lines().any(|it| it.split_whitespace().eq(line.split_whitespace())), "{line}\n{shown}");
     }

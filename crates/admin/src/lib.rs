@@ -26,4 +26,4 @@ pub use shapes::{
     NamespaceState, Namespaces, Noted, Positions, Queue, QueueLimits, Recommendation, Report, Stats,
     TargetError, Worker, WorkerState,
 };
-pub use system::{Action, CaptureAction, Letters, Refusal, System};
+pub use system::{Action, CaptureAction, Letters, Pace, Refusal, System};

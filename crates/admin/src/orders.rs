@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::envelope::{Answer, Failure, Success, body};
 use crate::routes::Shared;
 use crate::shapes::{Affected, CaptureState, Cleared, Full, Stats, Worker};
-use crate::system::{Action, CaptureAction, Letters, Refusal, System};
+use crate::system::{Action, CaptureAction, Letters, Pace, Refusal, System};
 
 type Body = Result<Bytes, BytesRejection>;
 
@@ -25,6 +25,20 @@ pub(crate) async fn control<S: System>(State(shared): State<Shared<S>>, bytes: B
     let Order { action } = body(bytes, r#"{"action":"start|stop|pause|resume"}"#)?;
     let system = shared.system.clone();
     carry_out(&shared, "worker control", async move { system.control(action).await }).await
+}
+
+/// `POST /api/sync/worker/pace`. The bounds are those of the settings.
+pub(crate) async fn pace<S: System>(State(shared): State<Shared<S>>, bytes: Body) -> Answer<Worker> {
+    let pace: Pace = body(bytes, r#"{"lanes":8,"batchEntriesMax":50000,"rateMax":0}, or some of them"#)?;
+    let fits = pace.lanes.is_none_or(|lanes| (1..=64).contains(&lanes))
+        && pace.batch_entries_max.is_none_or(|entries| (1..=100_000).contains(&entries))
+        && pace.rate_max.is_none_or(|rate| rate <= 10_000_000);
+    if !fits {
+        let action = "lanes: 1 to 64, batchEntriesMax: 1 to 100000, rateMax: 0 to 10000000";
+        return Err(Failure::bad_request("a number is out of bounds", action));
+    }
+    let system = shared.system.clone();
+    carry_out(&shared, "worker pace", async move { system.set_pace(pace).await }).await
 }
 
 /// `POST /api/sync/capture/control`.

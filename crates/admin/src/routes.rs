@@ -47,6 +47,7 @@ pub(crate) fn router<S: System>(config: &Arc<Config>, shared: Shared<S>) -> Rout
         .route("/api/sync/queue/clear", post(orders::clear_queue::<S>))
         .route("/api/sync/worker", get(worker::<S>))
         .route("/api/sync/worker/control", post(orders::control::<S>))
+        .route("/api/sync/worker/pace", post(orders::pace::<S>))
         .route("/api/sync/capture", get(capture::<S>))
         .route("/api/sync/capture/control", post(orders::capture::<S>))
         .route("/api/sync/connections", get(connections::<S>))

@@ -483,8 +483,12 @@ pub struct Worker {
     pub attempt: u32,
     /// Time to the next try, in milliseconds, while it backs off.
     pub next_try_ms: Option<u64>,
+    /// Commands under way to the target at a time, at most.
+    pub lanes: u64,
     /// Entries in a batch at most.
     pub batch_entries_max: u64,
+    /// Entries in a second at most; 0: no bound.
+    pub rate_max: u64,
 }
 
 /// What the replicator does.

@@ -44,6 +44,9 @@ pub trait System: Send + Sync + 'static {
     /// Starts, stops, pauses or resumes the replicator; answers with its new state.
     fn control(&self, action: Action) -> impl Future<Output = Result<Worker, Refusal>> + Send;
 
+    /// How much of the target the replicator may take; what is not named is as configured. Answers with its new state.
+    fn set_pace(&self, pace: Pace) -> impl Future<Output = Result<Worker, Refusal>> + Send;
+
     /// Whether writes are captured: `/api/sync/capture`.
     fn capture(&self) -> impl Future<Output = CaptureState> + Send;
 
@@ -93,6 +96,18 @@ pub enum Action {
     Pause,
     /// Goes on after a pause.
     Resume,
+}
+
+/// How much of the target the replicator may take: each instead of the setting of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pace {
+    /// `sync.lanes`
+    pub lanes: Option<usize>,
+    /// `sync.batch_entries_max`
+    pub batch_entries_max: Option<usize>,
+    /// `sync.rate_max`
+    pub rate_max: Option<u64>,
 }
 
 /// An order to capture.

@@ -269,7 +269,9 @@ impl Scanner<'_> {
                 page.compare(self.target, ns).await
             };
             match read.await {
-                Err(error) if matches!(error.class, Class::NotSent | Class::Unknown) && tries < TRIES_MAX => {
+                Err(error)
+                    if !matches!(error.class, Class::Refused | Class::Identity) && tries < TRIES_MAX =>
+                {
                     tries += 1;
                     tokio::time::sleep(RETRY_WAIT * tries).await;
                 }

@@ -4,10 +4,12 @@ use std::fmt;
 
 use mongodb::error::{Error, ErrorKind};
 
+/// "Ingress request rate limit exceeded": turned away at the door (`wire-facts.md` 5.3).
+const TURNED_AWAY: i32 = 462;
 /// Codes of a server that is not able to serve right now (`wire-facts.md` 5.3 and 6).
 const TRANSIENT: &[i32] = &[
     6, 7, 24, 43, 46, 50, 64, 89, 91, 100, 112, 134, 133, 175, 189, 202, 237, 246, 251, 262, 365, 371, 384,
-    462, 9001, 10107, 11600, 11601, 11602, 13435, 13436, 13388, 14031,
+    9001, 10107, 11600, 11601, 11602, 13435, 13436, 13388, 14031,
 ];
 /// "Not authorized": a right is missing.
 pub const UNAUTHORIZED: i32 = 13;
@@ -30,6 +32,8 @@ pub struct ServerError {
 pub enum Class {
     /// It was not sent: try again later.
     NotSent,
+    /// The server sheds load, and has not done it: try again, more slowly.
+    Overloaded,
     /// It may have been done, or still be running: find out first, then try again.
     Unknown,
     /// The server refuses this command for good.
@@ -45,9 +49,16 @@ impl ServerError {
         ServerError { class: Class::Unknown, code: None, message }
     }
 
+    /// Whether what was sent may have been done, or may be done yet.
+    pub fn may_land(&self) -> bool {
+        !matches!(self.class, Class::NotSent | Class::Overloaded)
+    }
+
     /// From a reply's code.
     pub fn from_code(code: i32, message: &str) -> ServerError {
-        let class = if IDENTITY.contains(&code) {
+        let class = if code == TURNED_AWAY {
+            Class::Overloaded
+        } else if IDENTITY.contains(&code) {
             Class::Identity
         } else if TRANSIENT.contains(&code) {
             Class::Unknown
@@ -60,8 +71,9 @@ impl ServerError {
 
 impl From<Error> for ServerError {
     fn from(error: Error) -> ServerError {
+        let overloaded = error.contains_label("SystemOverloadedError");
         let transient = error.contains_label("RetryableWriteError")
-            || error.contains_label("SystemOverloadedError")
+            || overloaded
             || error.contains_label("TransientTransactionError");
         let from_code = |code, message: &str| ServerError::from_code(code, message);
         let mut out = match error.kind.as_ref() {
@@ -82,6 +94,10 @@ impl From<Error> for ServerError {
         };
         if transient && out.class == Class::Refused {
             out.class = Class::Unknown;
+        }
+        // Both labels together: it was turned away before it began.
+        if overloaded && error.contains_label("RetryableError") {
+            out.class = Class::Overloaded;
         }
         out
     }

@@ -215,7 +215,7 @@ impl Target {
         let command = rawdoc! {"update": "feeds", "updates": [
             {"q": {"_id": ID, "version": feeds.version - 1}, "u": doc, "upsert": feeds.version == 1},
         ]};
-        let reply = self.write(&namespace(), command, Validation::Asked).await?;
+        let reply = self.write(&namespace(), &|| command.clone(), Validation::Asked).await?;
         match reply.errors.first() {
             None => Ok(reply.n == 1),
             Some(error) if error.code == DUPLICATE_KEY => Ok(false),

@@ -9,25 +9,29 @@
 
 mod asks;
 mod checkpoint;
+mod collide;
 mod converge;
 mod error;
 mod execute;
 mod feeds;
 mod joined;
+mod meet;
 mod notes;
 mod orphans;
 pub mod plan;
 mod pump;
+mod remember;
 pub mod replay;
 mod shared;
 mod source;
 mod state;
 mod target;
+mod tuning;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use asks::{Documents, Handed, Made, NotNow};
@@ -46,14 +50,15 @@ use synclog::{Lsn, ReadError, Reader, SyncLog};
 pub use target::{OWN_DATABASE, Reply, Validation, WriteError};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+pub use tuning::{Retuned, Tuning};
 
 use checkpoint::Checkpoint;
-use execute::Executor;
-use joined::Joined;
+use execute::{Executor, Lanes};
 use notes::UNRECORDED;
 use orphans::Recorder;
 use plan::{Limits, Planner, Rules};
 use pump::Pump;
+use remember::Positions;
 use shared::Inbox;
 use source::Source;
 use state::State;
@@ -71,8 +76,8 @@ pub struct Config {
     pub log_id: String,
     /// The log's folder, which also holds the replicator's own small file.
     pub dir: PathBuf,
-    /// Entries in one batch.
-    pub batch_entries_max: usize,
+    /// How much at once and how fast, unless an order says otherwise.
+    pub tuning: Tuning,
     /// Longest wait between two looks at the log.
     pub idle_wait: Duration,
     /// Tries for a document that the target refuses.
@@ -269,28 +274,28 @@ impl Replicator {
             .map_err(|source| StartError::State { dir: config.dir.clone(), source })?;
         config.pending.add(recovered.entries);
         let mut planner = remembered(&state, recovered.checkpoint.sent);
-        let joined = config.feeding.join.then(|| Joined { pending: config.pending.clone() });
-        if joined.is_some() {
+        if config.feeding.join {
             planner.set_joined();
         }
-        let (shared, inbox, asks) = Shared::new(state, registry)?;
+        let (shared, inbox, asks) = Shared::new(state, config.tuning, registry)?;
         shared.status_mut().applied = recovered.checkpoint.applied;
         let source = Source::new(&config.source_uri, &config.dials).await.map_err(StartError::Source)?;
         let target = Target::new(&config.target_uri, &config.log_id);
+        let checkpoint = recovered.checkpoint;
         let executor = Executor {
             source: source.clone(),
             target,
             log: log.clone(),
-            planner,
-            checkpoint: recovered.checkpoint,
-            parked: recovered.checkpoint,
-            batch_end: recovered.checkpoint.applied,
             shared: shared.clone(),
             max_retries: config.max_retries,
-            unsaved: false,
-            known: HashMap::new(),
-            no_look_up: HashSet::new(),
-            joined,
+            planner: Mutex::new(planner),
+            positions: Mutex::new(Positions { checkpoint, parked: checkpoint }),
+            unsaved: AtomicBool::new(false),
+            known: Mutex::default(),
+            no_look_up: Mutex::default(),
+            lanes: Lanes::new(1),
+            joined: config.feeding.join,
+            pending: config.pending.clone(),
         };
         let (reader, _) = reader_at(&log, recovered.checkpoint.resume).map_err(StartError::Log)?;
         let recorder =

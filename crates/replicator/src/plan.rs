@@ -13,6 +13,7 @@
 //! Pure: no clock, no sockets. Not here: how work is done (`replay.rs`, `converge.rs`).
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use bson::Timestamp;
 use record::{Doubt, Effect, Entry, Key, Namespace, Op, Predicate, Raw, Touch};
@@ -69,19 +70,40 @@ impl Default for Rules {
     }
 }
 
-/// One statement of an entry.
+/// One statement of an entry. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Unit {
     /// The entry's number in its batch, for counting.
     pub entry: usize,
-    /// Position of the entry's mark.
-    pub mark: u64,
-    /// Why it is in doubt, if it is.
-    pub doubt: Option<Doubt>,
+    whole: Arc<Entry>,
+    nth: usize,
+}
+
+impl Unit {
+    /// The statements of an entry, which has this number in its batch.
+    pub fn all(entry: usize, whole: &Arc<Entry>) -> impl Iterator<Item = Unit> {
+        (0..whole.effects.len()).map(move |nth| Unit { entry, whole: whole.clone(), nth })
+    }
+
     /// What it did, or may have done.
-    pub effect: Effect,
+    pub fn effect(&self) -> &Effect {
+        &self.whole.effects[self.nth]
+    }
+
+    /// Position of the entry's mark.
+    pub fn mark(&self) -> u64 {
+        self.whole.mark
+    }
+
+    /// Why it is in doubt, if it is.
+    pub fn doubt(&self) -> Option<Doubt> {
+        self.whole.doubt
+    }
+
     /// The source's time of the write, where it has one.
-    pub operation_time: Option<Timestamp>,
+    pub fn operation_time(&self) -> Option<Timestamp> {
+        self.whole.operation_time
+    }
 }
 
 /// What the executor does next for one namespace.
@@ -120,7 +142,7 @@ impl Converge {
 
     /// Adds what `unit` touched; a `barrier` with a key is looked up on the target as well.
     fn add(&mut self, unit: &Unit, barrier: bool) {
-        match &unit.effect.target.touch {
+        match &unit.effect().target.touch {
             Touch::Key(key) => {
                 self.keys.push(key.clone());
                 if barrier {
@@ -132,7 +154,7 @@ impl Converge {
             Touch::Namespace | Touch::Database => {}
         }
         self.entries.push(unit.entry);
-        self.after = self.after.max(unit.operation_time);
+        self.after = self.after.max(unit.operation_time());
     }
 }
 
@@ -159,7 +181,7 @@ impl State {
 
     /// Whether which documents `unit` touched depends on the other documents' contents.
     fn is_barrier(&self, unit: &Unit) -> bool {
-        match &unit.effect.target.touch {
+        match &unit.effect().target.touch {
             Touch::Key(key) => self.collated && key.has_text(),
             Touch::Predicate(_) => true,
             Touch::Namespace | Touch::Database => false,
@@ -188,22 +210,17 @@ pub struct Planner {
 }
 
 /// Cuts a batch into units, by namespace, in the log's order.
-pub fn queues(entries: Vec<Entry>) -> Vec<(Namespace, VecDeque<Unit>)> {
+pub fn queues<'a>(entries: impl IntoIterator<Item = &'a Arc<Entry>>) -> Vec<(Namespace, VecDeque<Unit>)> {
     let mut order: Vec<(Namespace, VecDeque<Unit>)> = Vec::new();
     let mut index: HashMap<Namespace, usize> = HashMap::new();
     for (number, entry) in entries.into_iter().enumerate() {
-        for effect in entry.effects {
-            let at = *index.entry(effect.target.ns.clone()).or_insert_with(|| {
-                order.push((effect.target.ns.clone(), VecDeque::new()));
+        for unit in Unit::all(number, entry) {
+            let ns = &unit.effect().target.ns;
+            let at = index.get(ns).copied().unwrap_or_else(|| {
+                index.insert(ns.clone(), order.len());
+                order.push((ns.clone(), VecDeque::new()));
                 order.len() - 1
             });
-            let unit = Unit {
-                entry: number,
-                mark: entry.mark,
-                doubt: entry.doubt,
-                effect,
-                operation_time: entry.operation_time,
-            };
             order[at].1.push_back(unit);
         }
     }
@@ -222,7 +239,7 @@ impl Planner {
         let empty = State::default();
         let state = self.namespaces.get(ns).unwrap_or(&empty);
         let Some(first) = queue.front() else { return Work::default() };
-        match &first.effect.target.touch {
+        match &first.effect().target.touch {
             Touch::Namespace | Touch::Database => {
                 return Work { dirty: Some(first.clone()), taken: 1, ..Work::default() };
             }
@@ -240,7 +257,7 @@ impl Planner {
         let mut group = 0;
         let mut behind_barrier = false;
         for unit in queue {
-            let touch = &unit.effect.target.touch;
+            let touch = &unit.effect().target.touch;
             let ends = matches!(touch, Touch::Namespace | Touch::Database)
                 || (group > 0 && matches!(touch, Touch::Predicate(_)) && self.may_replay_multi(state, unit))
                 || (behind_barrier && one_by_one && self.rules.barrier && !state.is_barrier(unit));
@@ -255,7 +272,7 @@ impl Planner {
         let converged: HashSet<&Key> = queue
             .iter()
             .take(group)
-            .filter_map(|unit| match &unit.effect.target.touch {
+            .filter_map(|unit| match &unit.effect().target.touch {
                 Touch::Key(key) if all || state.is_barrier(unit) || !self.may_replay(state, unit, key) => {
                     Some(key)
                 }
@@ -264,7 +281,7 @@ impl Planner {
             .collect();
         let mut work = Work { taken: group, ..Work::default() };
         for unit in queue.iter().take(group) {
-            match &unit.effect.target.touch {
+            match &unit.effect().target.touch {
                 Touch::Key(key) if !converged.contains(key) => work.replay.push(unit.clone()),
                 _ => work.converge.add(unit, state.is_barrier(unit)),
             }
@@ -275,31 +292,31 @@ impl Planner {
     }
 
     fn only_converged(&self, state: &State, unit: &Unit) -> bool {
-        let db = unit.effect.target.ns.db();
+        let db = unit.effect().target.ns.db();
         let dirty = state.dirty || self.everything_dirty || self.dirty_databases.contains(db);
         self.joined || (dirty && self.rules.dirty)
     }
 
     fn may_replay(&self, state: &State, unit: &Unit, key: &Key) -> bool {
-        unit.effect.op.is_some()
-            && (unit.doubt.is_none() || !self.rules.doubt)
-            && (state.ahead_of(key) <= unit.mark || !self.rules.ahead)
-            && (self.sent_before <= unit.mark || !self.rules.sent)
+        unit.effect().op.is_some()
+            && (unit.doubt().is_none() || !self.rules.doubt)
+            && (state.ahead_of(key) <= unit.mark() || !self.rules.ahead)
+            && (self.sent_before <= unit.mark() || !self.rules.sent)
             && !self.only_converged(state, unit)
             && !state.dead.contains(key)
     }
 
     fn may_replay_multi(&self, state: &State, unit: &Unit) -> bool {
-        let multi = match &unit.effect.op {
+        let multi = match &unit.effect().op {
             Some(Op::Update(statement)) => statement.get_bool("multi").unwrap_or(false),
             Some(Op::Delete(statement)) => matches!(number(statement, "limit"), Some(0)),
             _ => false,
         };
-        let not_ahead = state.floor <= unit.mark && state.ahead.values().all(|h| *h <= unit.mark);
+        let not_ahead = state.floor <= unit.mark() && state.ahead.values().all(|h| *h <= unit.mark());
         multi
-            && unit.doubt.is_none()
+            && unit.doubt().is_none()
             && (not_ahead || !self.rules.lone_multi)
-            && (self.sent_before <= unit.mark || !self.rules.sent)
+            && (self.sent_before <= unit.mark() || !self.rules.sent)
             && !self.only_converged(state, unit)
             && state.dead.is_empty()
             && !state.collated

@@ -1,62 +1,57 @@
-//! The worker: one loop that reads batches of entries, has them planned and executed, and remembers how far it came.
+//! The worker: one loop that takes batches of entries, has them planned and executed, and remembers how far it came.
 //!
-//! - one batch at a time, taken when it is durable; after an error it is planned again, with what is now in doubt
+//! - one batch at a time, taken when it is durable, while the next one is read; after an error it is planned again, with
+//!   what is now in doubt
 //! - both servers may be away for any time: it waits 1, 5, 15, 30, then 60 s, and nothing is dropped
 //! - orders are carried out between two batches, also while waiting
 //!
-//! Not here: deciding (`plan.rs`), doing (`execute.rs`).
+//! Not here: deciding (`plan.rs`), doing (`execute.rs`), how much at once (`pace.rs`).
 
 mod asks;
 mod connect;
+mod feed;
 mod fencing;
 mod orders;
+mod pace;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
-use record::{Entry, Namespace, Record, Touch};
-use synclog::{CursorSync, Lsn, ReadError, Reader, SyncLog};
+use futures_util::future::join_all;
+use record::{Namespace, Touch};
+use synclog::{CursorSync, Lsn, Reader, SyncLog};
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::asks::Ask;
 use crate::error::{Class, UNAUTHORIZED};
-use crate::execute::{Executor, Followed, Saved, Stall, Tally};
+use crate::execute::{Executor, Lanes, Stall, Tally, worst};
+use crate::meet::Followed;
 use crate::notes::{self, Noted, UNRECORDED};
 use crate::plan::{Unit, queues};
-use crate::shared::{Activity, Order, Shared, Way, now_ms};
+use crate::remember::Saved;
+use crate::shared::{Activity, Applied, Order, Shared, Way, now_ms};
 use crate::state::{Cause, Desired, Dirty};
 use crate::{Config, Miss};
+use feed::{Feed, Looked, Part};
+use pace::Pace;
 
-/// A batch is closed when its entries are this large: memory, and the time until it is done.
-const BATCH_BYTES_MAX: usize = 8 << 20;
 /// The cursor reaches the disk at least this often, so that segments can go.
 const CURSOR_SYNC_INTERVAL: Duration = Duration::from_millis(300);
-
-/// Tries to read from the log's disk, one a second, before a segment is given up.
-const READ_TRIES: u32 = 5;
 /// Between two looks at the log's reserve.
 const NOTES_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Entries that are not applied yet, in the log's order.
-#[derive(Default)]
-struct Batch {
-    entries: Vec<Entry>,
-    /// The position behind the last record that was read for it.
-    end: u64,
-}
 
 pub(crate) struct Pump {
     config: Config,
     log: SyncLog,
     executor: Executor,
     shared: Shared,
-    reader: Reader,
-    /// Marks that were read and have no end yet.
-    open_marks: BTreeSet<u64>,
-    batch: Batch,
+    /// Read ahead by a thread of its own while a batch is applied, and used here between two of them.
+    feed: Arc<Mutex<Feed>>,
+    pace: Pace,
     /// The target's connections are known to be ours alone, and the servers have been looked at.
     connected: bool,
     /// Errors in a row.
@@ -69,8 +64,6 @@ pub(crate) struct Pump {
     trimmed_to: u64,
     last_problem: Option<String>,
     unreadable_now: bool,
-    /// Times in a row that the disk refused to read.
-    refusals: u32,
     /// Entries were passed that nobody could count.
     lost: bool,
     probed: Instant,
@@ -96,7 +89,7 @@ enum Step {
     Again,
     /// Nothing to do until something is appended, ordered or told.
     Idle,
-    /// A server is away.
+    /// A server is away, or nothing more is allowed yet.
     Wait(Duration),
 }
 
@@ -108,15 +101,14 @@ impl Pump {
         reader: Reader,
         asks: Receiver<Ask>,
     ) -> Pump {
-        let end = reader.position().0;
+        let shared = executor.shared.clone();
         Pump {
-            shared: executor.shared.clone(),
+            feed: Arc::new(Mutex::new(Feed::new(reader, executor.checkpoint().applied))),
+            pace: Pace::new(shared.tuning()),
+            shared,
             config,
             log,
             executor,
-            reader,
-            open_marks: BTreeSet::new(),
-            batch: Batch { entries: Vec::new(), end },
             connected: false,
             failures: 0,
             last_class: None,
@@ -125,7 +117,6 @@ impl Pump {
             trimmed_to: 0,
             last_problem: None,
             unreadable_now: false,
-            refusals: 0,
             lost: false,
             probed: Instant::now(),
             notes_looked: Instant::now(),
@@ -135,13 +126,17 @@ impl Pump {
         }
     }
 
+    fn feed(&self) -> MutexGuard<'_, Feed> {
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Works until `shutdown`; then parks at its checkpoint.
     pub(crate) async fn run(mut self, mut orders: Receiver<Order>, shutdown: CancellationToken) {
         let mut told = None;
         while !shutdown.is_cancelled() {
             let desired = self.shared.desired();
             if told.replace(desired) != Some(desired) {
-                info!(applied = self.executor.checkpoint.applied, "worker {}", words(desired));
+                info!(applied = self.executor.checkpoint().applied, "worker {}", words(desired));
             }
             while let Ok(order) = orders.try_recv() {
                 self.obey(order).await;
@@ -165,18 +160,19 @@ impl Pump {
         }
         self.take_misses();
         self.park(CursorSync::Now);
-        info!(applied = self.executor.checkpoint.applied, "worker parked at its checkpoint");
+        info!(applied = self.executor.checkpoint().applied, "worker parked at its checkpoint");
     }
 
     /// Until something happens, and at most for `wait`. What capture misses meanwhile is on disk within a second.
     async fn wait(&mut self, wait: Duration, follow: bool, shutdown: &CancellationToken) {
         let until = tokio::time::Instant::now() + wait;
+        let position = self.feed().position();
         loop {
             self.take_misses();
             self.save_state(); // again, when an earlier try failed
             let slice = until.min(tokio::time::Instant::now() + Duration::from_secs(1));
             tokio::select! {
-                () = self.log.wait_appended(self.reader.position()), if follow => return,
+                () = self.log.wait_appended(position), if follow => return,
                 () = tokio::time::sleep_until(slice) => if slice == until { return },
                 () = self.shared.changed() => return,
                 () = shutdown.cancelled() => return,
@@ -186,12 +182,13 @@ impl Pump {
 
     /// Not working: still shows how old the oldest pending entry is.
     fn stand(&mut self, activity: Activity) -> Step {
-        if self.batch.entries.is_empty() {
+        if self.feed().is_empty() {
             self.fill(1);
         }
+        let oldest_ms = self.feed().oldest_ms();
         let mut status = self.shared.status_mut();
         status.set_activity(activity);
-        status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
+        status.oldest_pending_ms = oldest_ms;
         Step::Idle
     }
 
@@ -213,15 +210,27 @@ impl Pump {
 
     async fn next_batch(&mut self) -> Result<Step, Stall> {
         self.probe().await?;
+        self.pace.allow(self.shared.tuning());
+        self.executor.lanes = Lanes::new(self.pace.lanes());
         // One, then a batch: live writes do not wait behind a comparison.
         if let Ok(ask) = self.asks.try_recv() {
             self.carry_out(ask).await?;
         }
-        if self.batch.entries.is_empty() {
-            self.fill(self.config.batch_entries_max);
+        let rest = self.pace.rest();
+        if !rest.is_zero() {
+            return Ok(Step::Wait(rest));
         }
-        if self.batch.entries.is_empty() {
-            self.advance();
+        let size = self.pace.entries();
+        if self.feed().is_empty() {
+            self.fill(size);
+        }
+        let (part, oldest_ms) = {
+            let mut feed = self.feed();
+            let oldest_ms = feed.oldest_ms();
+            (feed.take(size), oldest_ms)
+        };
+        if part.entries().len() == 0 {
+            self.advance(part.end);
             if self.unreadable_now {
                 return Ok(Step::Wait(Duration::from_secs(1)));
             }
@@ -233,38 +242,77 @@ impl Pump {
         {
             let mut status = self.shared.status_mut();
             status.set_activity(Activity::Applying);
-            status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
+            status.oldest_pending_ms = oldest_ms;
         }
         // `applied` never passes `durable`. A poisoned log cannot promise that any more; what it holds is still true.
-        if let Err(problem) = self.log.wait_durable(Lsn(self.batch.end)).await {
+        if let Err(problem) = self.log.wait_durable(Lsn(part.end)).await {
             warn!(error = %problem, "applying entries that are not known to be on disk");
         }
-        let started = Instant::now();
-        let tally = self.apply().await?;
-        let now = now_ms();
-        for (number, entry) in self.batch.entries.iter().enumerate() {
-            let names_id = entry.effects.iter().all(|effect| matches!(effect.target.touch, Touch::Key(_)));
-            self.shared.count_entry(tally.way(number), names_id, now.saturating_sub(entry.at_ms));
+        let began = Instant::now();
+        match self.apply_and_read_on(&part, size).await {
+            Ok(tally) => self.applied(&part, tally, began),
+            Err(stall) => {
+                self.feed().put_back(part);
+                return Err(stall);
+            }
         }
-        self.config.pending.done(self.batch.entries.len() as u64);
-        self.shared.count_batch(started.elapsed());
-        self.batch.entries.clear();
-        self.advance();
         Ok(Step::Again)
     }
 
-    async fn apply(&mut self) -> Result<Tally, Stall> {
-        let mut tally = Tally::default();
-        self.executor.batch_end = self.batch.end;
-        for (ns, mut queue) in queues(self.batch.entries.clone()) {
-            match self.apply_to(&ns, &mut queue, &mut tally).await {
-                Err(Stall::Target(error)) if error.code == Some(UNAUTHORIZED) && self.is_forbidden(&ns) => {
-                    self.executor.make_dirty(&ns, "the target's user may not write to it");
-                    queue.iter().for_each(|unit| tally.note(unit.entry, Way::Dirty));
-                }
-                other => other?,
+    fn applied(&mut self, part: &Part, tally: Tally, began: Instant) {
+        let (now, mut applied) = (now_ms(), Applied::default());
+        for (entry, way) in part.entries().zip(tally.ways()) {
+            let names_id = entry.effects.iter().all(|effect| matches!(effect.target.touch, Touch::Key(_)));
+            applied.add(way, names_id, now.saturating_sub(entry.at_ms));
+        }
+        let entries = part.entries().len();
+        self.shared.count_applied(&applied);
+        self.config.pending.done(entries as u64);
+        self.shared.count_batch(began.elapsed());
+        let shed = self.executor.target.take_shed();
+        self.pace.applied(entries, began, shed);
+        self.advance(part.end);
+    }
+
+    /// While there is more to do than fits into one batch, the next one is read meanwhile.
+    async fn apply_and_read_on(&mut self, part: &Part, size: usize) -> Result<Tally, Stall> {
+        let reading = (part.entries().len() >= size).then(|| {
+            let feed = self.feed.clone();
+            tokio::task::spawn_blocking(move || {
+                feed.lock().unwrap_or_else(PoisonError::into_inner).fill(size)
+            })
+        });
+        let applied = self.apply(part).await;
+        if let Some(reading) = reading {
+            match reading.await {
+                Ok(looked) => self.heed(looked),
+                Err(died) => self.unreadable(&format!("reading it has died: {died}")),
             }
         }
+        applied
+    }
+
+    async fn apply(&mut self, part: &Part) -> Result<Tally, Stall> {
+        let tally = Tally::new(part.entries().len());
+        self.executor.remember_sent(part.end)?;
+        let mut queues = queues(part.entries());
+        // All are waited for: what is under way in one namespace is of no concern to the others, until one stalls.
+        let results = {
+            let this = &*self;
+            let apply = |(ns, queue)| this.apply_to(ns, queue, &tally);
+            join_all(queues.iter_mut().map(|(ns, queue)| (&*ns, queue)).map(apply)).await
+        };
+        let mut ends = Vec::new();
+        for ((ns, queue), result) in queues.iter().zip(results) {
+            match result {
+                Err(Stall::Target(error)) if error.code == Some(UNAUTHORIZED) && self.is_forbidden(ns) => {
+                    self.executor.make_dirty(ns, "the target's user may not write to it");
+                    tally.note(queue.iter().map(|unit| unit.entry), Way::Dirty);
+                }
+                other => ends.push(other),
+            }
+        }
+        worst(ends)?;
         Ok(tally)
     }
 
@@ -275,18 +323,13 @@ impl Pump {
         *count > self.executor.max_retries
     }
 
-    async fn apply_to(
-        &mut self,
-        ns: &Namespace,
-        queue: &mut VecDeque<Unit>,
-        tally: &mut Tally,
-    ) -> Result<(), Stall> {
+    async fn apply_to(&self, ns: &Namespace, queue: &mut VecDeque<Unit>, tally: &Tally) -> Result<(), Stall> {
         if self.executor.prepare(ns).await? == Followed::No {
-            queue.iter().for_each(|unit| tally.note(unit.entry, Way::Dirty));
+            tally.note(queue.iter().map(|unit| unit.entry), Way::Dirty);
             return Ok(());
         }
         while !queue.is_empty() {
-            let work = self.executor.planner.next(ns, queue);
+            let work = self.executor.planner().next(ns, queue);
             let taken = work.taken.max(1);
             self.executor.execute(ns, work, tally).await?;
             drop(queue.drain(..taken));
@@ -294,61 +337,24 @@ impl Pump {
         Ok(())
     }
 
-    /// Reads records until `entries_max` entries, or enough bytes, are together.
+    /// Reads until so many entries, or enough bytes, are together.
     fn fill(&mut self, entries_max: usize) {
         let appended = self.config.pending.appended();
-        self.fill_batch(entries_max);
+        let looked = tokio::task::block_in_place(|| self.feed().fill(entries_max));
+        self.heed(looked);
         // Caught up: every entry that was counted before has been read, or is lost.
-        if self.lost && self.batch.entries.is_empty() && self.reader.position() >= self.log.head() {
+        let caught_up = self.feed().is_empty() && self.feed().position() >= self.log.head();
+        if self.lost && caught_up {
             self.lost = false;
             self.config.pending.settle(appended);
         }
     }
 
-    fn fill_batch(&mut self, entries_max: usize) {
-        self.unreadable_now = false;
-        let mut bytes = 0;
-        while self.batch.entries.len() < entries_max && bytes < BATCH_BYTES_MAX {
-            let raw = match self.reader.next() {
-                Ok(Some(raw)) => raw,
-                Ok(None) => return,
-                // The reader already stands behind the damage.
-                Err(error @ ReadError::Damaged { .. }) => {
-                    self.unreadable(&error.to_string());
-                    self.lost = true;
-                    continue;
-                }
-                Err(error @ ReadError::Disk { .. }) if self.refusals >= READ_TRIES => {
-                    self.unreadable(&error.to_string());
-                    let at = self.reader.skip_segment();
-                    error!(%error, resume_at = %at, "what the disk does not read is given up: everything is dirty");
-                    (self.refusals, self.lost) = (0, true);
-                    continue;
-                }
-                Err(error) => {
-                    self.unreadable_now = true; // asked again later
-                    self.refusals += 1;
-                    return self.unreadable(&error.to_string());
-                }
-            };
-            self.refusals = 0;
-            bytes += raw.payload.len();
-            self.batch.end = raw.lsn.next().0;
-            match Record::decode(raw.kind, &raw.payload) {
-                Ok(Record::Mark(_)) => {
-                    self.open_marks.insert(raw.lsn.0);
-                }
-                Ok(Record::Closed { mark }) => {
-                    self.open_marks.remove(&mark);
-                }
-                Ok(Record::Entry(entry)) => {
-                    self.open_marks.remove(&entry.mark);
-                    if raw.lsn.0 >= self.executor.checkpoint.applied {
-                        self.batch.entries.push(entry);
-                    }
-                }
-                Err(error) => self.unreadable(&format!("record {}: {error}", raw.lsn)),
-            }
+    fn heed(&mut self, looked: Looked) {
+        self.unreadable_now = looked.later;
+        self.lost |= looked.lost;
+        for problem in looked.problems {
+            self.unreadable(&problem);
         }
     }
 
@@ -362,7 +368,7 @@ impl Pump {
     }
 
     fn everything_dirty(&mut self, reason: &str) {
-        self.executor.planner.set_everything_dirty();
+        self.executor.planner().set_everything_dirty();
         let dirty = Dirty::new(reason, Cause::Unknown, now_ms());
         if self.shared.state().set_everything_dirty(dirty) {
             warn!(reason, "everything is dirty: only a full comparison can make it good");
@@ -370,15 +376,22 @@ impl Pump {
         self.save_state();
     }
 
-    /// Everything that was read is applied: remembers it, and lets the log delete what nobody needs.
-    fn advance(&mut self) {
-        let end = self.batch.end;
-        let oldest = self.open_marks.first().copied().unwrap_or(end).min(end);
-        self.executor.planner.forget(oldest);
-        let moved = self.executor.checkpoint.applied < end || self.executor.checkpoint.resume < oldest;
-        self.executor.checkpoint.applied = self.executor.checkpoint.applied.max(end);
-        self.executor.checkpoint.resume = oldest;
-        self.shared.status_mut().applied = self.executor.checkpoint.applied;
+    /// Everything before `end` is applied: remembers it, and lets the log delete what nobody needs.
+    fn advance(&mut self, end: u64) {
+        let (oldest, oldest_named) = {
+            let feed = self.feed();
+            let open = feed.oldest_open_mark().unwrap_or(end).min(end);
+            (open, feed.oldest_mark().unwrap_or(open).min(open))
+        };
+        self.executor.planner().forget(oldest_named);
+        let moved = {
+            let checkpoint = &mut self.executor.positions().checkpoint;
+            let moved = checkpoint.applied < end || checkpoint.resume < oldest;
+            checkpoint.applied = checkpoint.applied.max(end);
+            checkpoint.resume = oldest;
+            self.shared.status_mut().applied = checkpoint.applied;
+            moved
+        };
         if moved || self.trimmed_to < oldest {
             let due = self.cursor_synced.elapsed() >= CURSOR_SYNC_INTERVAL;
             self.park(if due { CursorSync::Now } else { CursorSync::Later });

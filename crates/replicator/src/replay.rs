@@ -1,12 +1,14 @@
 //! Sends certain statements again, in few commands, and says which keys did not come out as on the source.
 //!
-//! Statements on different keys need no order. A key's own statements are put into *slots* that are sent one
-//! after another, so that a whole batch usually is three commands: its inserts, its updates, its deletes.
-//! A slot that holds a key twice is an ordered command.
+//! - statements are spread over [`Lane`]s by a hash of their key: lanes need no order among each other
+//! - a lane is a row of *levels*, sent one after the other; the commands of one level have no key in common and may be
+//!   under way together. So a lane usually is one level of up to three commands: its inserts, updates and deletes
+//! - a command that holds a key twice is ordered
 //!
 //! Not here: what to do about a difference (`converge.rs` copies the key).
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
 use bson::raw::{RawArrayBuf, RawDocument, RawDocumentBuf};
 use bson::{cstr, rawdoc};
@@ -17,56 +19,102 @@ use crate::target::{Reply, Validation};
 
 /// One command carries at most this many bytes of statements; the server takes 16 MiB and a little
 /// (`wire-facts.md` 1.3), and one statement alone may be that large.
-const COMMAND_BYTES_MAX: usize = 12 << 20;
-/// One command carries at most this many statements.
-const COMMAND_STATEMENTS_MAX: usize = 10_000;
+const COMMAND_BYTES_MAX: usize = 8 << 20;
+/// One command carries at most this many statements; the server takes 100,000.
+const COMMAND_STATEMENTS_MAX: usize = 5_000;
+/// Fewer statements than this are not worth another command.
+const LANE_STATEMENTS_MIN: usize = 250;
 
 /// One write command with the statements that it carries.
 #[derive(Debug)]
 pub struct Command<'a> {
     kind: Kind,
     units: Vec<&'a Unit>,
+    bytes: usize,
     ordered: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Insert = 0,
-    Update = 1,
-    Delete = 2,
+    Insert,
+    Update,
+    Delete,
 }
 
-/// Puts keyed statements, given in the log's order, into few commands to be sent one after another.
-pub fn commands(units: &[Unit]) -> Vec<Command<'_>> {
-    let mut last: HashMap<&Key, usize> = HashMap::new();
-    let mut slots: Vec<Command<'_>> = Vec::new();
+/// Commands on keys that no other lane has.
+#[derive(Debug, Default)]
+pub struct Lane<'a> {
+    levels: Vec<Vec<Command<'a>>>,
+    /// Where a key's last statement stands: level and place in it.
+    last: HashMap<&'a Key, (usize, usize)>,
+}
+
+/// How many lanes so many statements are worth, of those that there are.
+pub fn lanes_for(statements: usize, lanes_max: usize) -> usize {
+    (statements / LANE_STATEMENTS_MIN).clamp(1, lanes_max.max(1))
+}
+
+/// Spreads keyed statements, given in the log's order, over so many lanes; at least one.
+pub fn lanes(units: &[Unit], count: usize) -> Vec<Lane<'_>> {
+    let count = count.max(1);
+    let mut lanes: Vec<Lane<'_>> = (0..count).map(|_| Lane::default()).collect();
+    let hasher = BuildHasherDefault::<DefaultHasher>::default();
     for unit in units {
-        let (Touch::Key(key), Some((kind, _))) = (&unit.effect.target.touch, statement(unit)) else {
+        let (Touch::Key(key), Some((kind, document))) = (&unit.effect().target.touch, statement(unit)) else {
             continue;
         };
-        let previous = last.get(key).copied();
-        let mut slot = kind as usize;
-        if let Some(previous) = previous {
-            slot += previous / 3 * 3;
-            if slot < previous {
-                slot += 3;
-            }
-        }
-        while slots.len() <= slot {
-            let kind = [Kind::Insert, Kind::Update, Kind::Delete][slots.len() % 3];
-            slots.push(Command { kind, units: Vec::new(), ordered: false });
-        }
-        // Two inserts, or two deletes, of one key in a row cannot both have had an effect; the order keeps
-        // even that harmless.
-        slots[slot].ordered |= previous == Some(slot);
-        slots[slot].units.push(unit);
-        last.insert(key, slot);
+        #[allow(clippy::cast_possible_truncation)]
+        let lane = if count == 1 { 0 } else { hasher.hash_one(key) as usize % count };
+        lanes[lane].push(unit, key, kind, document.as_bytes().len());
     }
-    slots.into_iter().filter(|slot| !slot.units.is_empty()).flat_map(Command::split).collect()
+    lanes
+}
+
+impl<'a> Lane<'a> {
+    /// Commands that may be under way together, level by level.
+    pub fn levels(&self) -> &[Vec<Command<'a>>] {
+        &self.levels
+    }
+
+    fn push(&mut self, unit: &'a Unit, key: &'a Key, kind: Kind, bytes: usize) {
+        let at = match self.last.get(key) {
+            // Behind its predecessor, in the same command if it is of the same kind: from then on that is ordered. (Two
+            // inserts, or two deletes, of one key in a row cannot both have had an effect; the order keeps even that
+            // harmless.)
+            Some(&(level, place)) => {
+                let command = &mut self.levels[level][place];
+                if command.kind == kind && command.takes(bytes) {
+                    command.ordered = true;
+                    (level, place)
+                } else {
+                    (level + 1, self.place(level + 1, kind, bytes))
+                }
+            }
+            None => (0, self.place(0, kind, bytes)),
+        };
+        self.last.insert(key, at);
+        let command = &mut self.levels[at.0][at.1];
+        command.units.push(unit);
+        command.bytes += bytes;
+    }
+
+    /// A command of this kind with room for so many bytes.
+    fn place(&mut self, level: usize, kind: Kind, bytes: usize) -> usize {
+        if self.levels.len() <= level {
+            self.levels.push(Vec::new());
+        }
+        let commands = &mut self.levels[level];
+        // The last one of its kind: those before it are full.
+        let open = commands.iter().rposition(|command| command.kind == kind);
+        open.filter(|place| commands[*place].takes(bytes)).unwrap_or_else(|| {
+            commands.push(Command { kind, units: Vec::new(), bytes: 0, ordered: false });
+            commands.len() - 1
+        })
+    }
 }
 
 fn statement(unit: &Unit) -> Option<(Kind, &RawDocument)> {
-    Some(match unit.effect.op.as_ref()? {
+    Some(match unit.effect().op.as_ref()? {
         Op::Insert(document) => (Kind::Insert, document),
         Op::Update(statement) => (Kind::Update, statement),
         Op::Delete(statement) => (Kind::Delete, statement),
@@ -76,27 +124,13 @@ fn statement(unit: &Unit) -> Option<(Kind, &RawDocument)> {
 impl<'a> Command<'a> {
     /// The command that replays one statement over many documents.
     pub fn of_one(unit: &'a Unit) -> Option<Command<'a>> {
-        let (kind, _) = statement(unit)?;
-        Some(Command { kind, units: vec![unit], ordered: true })
+        let (kind, document) = statement(unit)?;
+        Some(Command { kind, units: vec![unit], bytes: document.as_bytes().len(), ordered: true })
     }
 
-    fn split(self) -> Vec<Command<'a>> {
-        let mut parts = Vec::new();
-        let mut bytes = 0;
-        let mut part = Command { units: Vec::new(), ..self };
-        for unit in self.units {
-            let size = statement(unit).map_or(0, |(_, document)| document.as_bytes().len());
-            let full = bytes + size > COMMAND_BYTES_MAX || part.units.len() >= COMMAND_STATEMENTS_MAX;
-            if full && !part.units.is_empty() {
-                let next = Command { units: Vec::new(), ..part };
-                parts.push(std::mem::replace(&mut part, next));
-                bytes = 0;
-            }
-            bytes += size;
-            part.units.push(unit);
-        }
-        parts.push(part);
-        parts
+    fn takes(&self, bytes: usize) -> bool {
+        self.units.is_empty()
+            || self.units.len() < COMMAND_STATEMENTS_MAX && self.bytes + bytes <= COMMAND_BYTES_MAX
     }
 
     /// Whether a statement that fails keeps those behind it from being run.
@@ -149,7 +183,7 @@ impl<'a> Command<'a> {
         let passed = self.units.iter().enumerate().filter(|(index, _)| !failed.contains(index));
         let (mut n, mut modified, mut upserted, mut open) = (0, 0, 0, 0);
         for (_, unit) in passed {
-            let effect = &unit.effect;
+            let effect = unit.effect();
             let keyed = matches!(effect.target.touch, Touch::Key(_));
             n += u64::from(effect.n);
             modified += u64::from(effect.modified);
@@ -196,20 +230,18 @@ fn is_plain(document: &RawDocument) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use record::{Effect, Target};
+    use record::{Effect, Entry, Target};
 
     fn unit(op: Op, id: i32) -> Unit {
         let key = Key::of(&rawdoc! {"_id": id}).unwrap();
         let modified = u32::from(matches!(op, Op::Update(_)));
         let target = Target::new(Namespace::new("d", "c"), Touch::Key(key));
-        Unit {
-            entry: 0,
-            mark: 0,
-            doubt: None,
-            effect: Effect { target, op: Some(op), n: 1, modified },
-            operation_time: None,
-        }
+        let effects = vec![Effect { target, op: Some(op), n: 1, modified }];
+        let entry = Entry { mark: 0, doubt: None, effects, operation_time: None, at_ms: 0 };
+        Unit::all(0, &Arc::new(entry)).next().unwrap()
     }
     fn insert(id: i32) -> Unit {
         unit(Op::Insert(rawdoc! {"_id": id}), id)
@@ -221,30 +253,71 @@ mod tests {
         unit(Op::Delete(rawdoc! {"q": {"_id": id}, "limit": 1}), id)
     }
 
+    fn one(units: &[Unit]) -> Lane<'_> {
+        lanes(units, 1).remove(0)
+    }
+    fn shape(lane: &Lane<'_>) -> Vec<Vec<(Kind, usize, bool)>> {
+        let level =
+            |level: &Vec<Command<'_>>| level.iter().map(|c| (c.kind, c.units.len(), c.ordered)).collect();
+        lane.levels().iter().map(level).collect()
+    }
+
     #[test]
-    fn a_batch_of_distinct_keys_is_three_commands() {
-        let units = [update(1), insert(2), delete(3), update(4), insert(5)];
-        let shape: Vec<_> = commands(&units).iter().map(|c| (c.kind, c.units.len(), c.ordered)).collect();
-        assert_eq!(shape, [(Kind::Insert, 2, false), (Kind::Update, 2, false), (Kind::Delete, 1, false)]);
+    fn few_statements_are_not_spread() {
+        let counts = [0, 249, 500, 50_000].map(|statements| lanes_for(statements, 8));
+        assert_eq!(counts, [1, 1, 2, 8]);
+    }
+
+    #[test]
+    fn a_batch_of_distinct_keys_is_three_commands_at_once() {
+        let units = [insert(2), update(1), delete(3), update(4), insert(5)];
+        let expected = [[(Kind::Insert, 2, false), (Kind::Update, 2, false), (Kind::Delete, 1, false)]];
+        assert_eq!(shape(&one(&units)), expected);
     }
 
     #[test]
     fn the_statements_of_a_key_keep_their_order() {
         let units = [insert(1), update(1), update(1), delete(1), insert(1), update(2)];
-        let shape: Vec<_> = commands(&units).iter().map(|c| (c.kind, c.units.len(), c.ordered)).collect();
         let expected = [
-            (Kind::Insert, 1, false),
-            (Kind::Update, 3, true),
-            (Kind::Delete, 1, false),
-            (Kind::Insert, 1, false),
+            vec![(Kind::Insert, 1, false), (Kind::Update, 1, false)],
+            vec![(Kind::Update, 2, true)],
+            vec![(Kind::Delete, 1, false)],
+            vec![(Kind::Insert, 1, false)],
         ];
-        assert_eq!(shape, expected);
+        assert_eq!(shape(&one(&units)), expected);
+    }
+
+    #[test]
+    fn a_full_command_is_followed_by_another_and_order_is_kept() {
+        let many = i32::try_from(COMMAND_STATEMENTS_MAX).unwrap();
+        let mut units: Vec<Unit> = (0..=many).map(update).collect();
+        units.push(update(0));
+        units.push(update(many));
+        let lanes = lanes(&units, 1);
+        let expected = [
+            vec![(Kind::Update, COMMAND_STATEMENTS_MAX, false), (Kind::Update, 2, true)],
+            vec![(Kind::Update, 1, false)],
+        ];
+        assert_eq!(shape(&lanes[0]), expected);
+    }
+
+    #[test]
+    fn a_key_has_one_lane() {
+        let units: Vec<Unit> = (0..2_000).flat_map(|id| [insert(id), update(id)]).collect();
+        let lanes = lanes(&units, 5);
+        assert_eq!(lanes.len(), 5);
+        for lane in &lanes {
+            assert_eq!(lane.levels().len(), 2);
+            assert_eq!(lane.levels()[0][0].units.len(), lane.levels()[1][0].units.len());
+            assert!(lane.last.len() > 300, "{}", lane.last.len());
+        }
     }
 
     #[test]
     fn a_count_that_is_not_the_sources_suspects_the_whole_command() {
         let units = [update(1), update(2)];
-        let command = &commands(&units)[0];
+        let lane = one(&units);
+        let command = &lane.levels()[0][0];
         assert!(command.different(&Reply { n: 2, modified: 2, ..Reply::default() }).is_empty());
         assert_eq!(command.different(&Reply { n: 1, modified: 1, ..Reply::default() }).len(), 2);
         assert_eq!(command.different(&Reply { n: 2, modified: 1, upserted: 1, ..Reply::default() }).len(), 2);
@@ -253,11 +326,12 @@ mod tests {
     #[test]
     fn a_failed_statement_suspects_its_key_alone() {
         let units = [insert(1), insert(2)];
-        let command = &commands(&units)[0];
+        let lane = one(&units);
+        let command = &lane.levels()[0][0];
         let error =
             crate::target::WriteError { index: 1, code: 11000, message: String::new(), key_value: None };
         let different = command.different(&Reply { n: 1, errors: vec![error], ..Reply::default() });
         assert_eq!(different.len(), 1);
-        assert_eq!(different[0].effect, units[1].effect);
+        assert_eq!(different[0].effect(), units[1].effect());
     }
 }

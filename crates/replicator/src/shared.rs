@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::asks::{Ask, NotNow};
 use crate::orphans::Orphan;
 use crate::state::{Bypass, Cause, DeadLetter, Desired, Dirty, State};
+use crate::tuning::{Retuned, Tuning};
 
 /// How an entry reached the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +30,27 @@ impl Way {
             Way::Converged => "converged",
             Way::Dirty => "dirty",
         }
+    }
+}
+
+/// Entries of a batch, by the way they went.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    ways: [(u64, u64); 3],
+    delay_ms: u64,
+}
+
+impl Applied {
+    /// One more; `names_id`: each of its statements names `_id`.
+    pub(crate) fn add(&mut self, way: Way, names_id: bool, delay_ms: u64) {
+        let (entries, keyed) = &mut self.ways[way as usize];
+        *entries += 1;
+        *keyed += u64::from(names_id);
+        self.delay_ms += delay_ms;
+    }
+
+    fn ways(&self) -> impl Iterator<Item = (Way, (u64, u64))> {
+        [Way::Replayed, Way::Converged, Way::Dirty].into_iter().zip(self.ways)
     }
 }
 
@@ -164,6 +186,8 @@ struct Inner {
     asks: mpsc::Sender<Ask>,
     changed: Notify,
     metrics: Metrics,
+    /// As configured.
+    tuning: Tuning,
 }
 
 struct Metrics {
@@ -186,6 +210,7 @@ pub(crate) struct Inbox {
 impl Shared {
     pub(crate) fn new(
         state: State,
+        tuning: Tuning,
         registry: &Registry,
     ) -> Result<(Shared, Inbox, mpsc::Receiver<Ask>), prometheus::Error> {
         // Orders come from people; a full queue answers "does not answer".
@@ -205,6 +230,7 @@ impl Shared {
             asks,
             changed,
             metrics,
+            tuning,
         };
         Ok((Shared(Arc::new(inner)), Inbox { orders: order_inbox, orphans: orphan_inbox }, ask_inbox))
     }
@@ -379,19 +405,38 @@ impl Shared {
         stats.bytes * pending / stats.records.max(1)
     }
 
-    pub(crate) fn count_entry(&self, way: Way, names_id: bool, delay_ms: u64) {
-        self.0.metrics.entries.with_label_values(&[way.label()]).inc();
-        if names_id {
-            self.0.metrics.keyed.with_label_values(&[way.label()]).inc();
-        }
+    pub(crate) fn count_applied(&self, applied: &Applied) {
         let mut status = self.status_mut();
-        status.entries_applied += 1;
-        status.counts.delay_ms += delay_ms;
-        match way {
-            Way::Replayed => status.counts.replayed += 1,
-            Way::Converged => status.counts.converged += 1,
-            Way::Dirty => status.counts.dirty += 1,
+        for (way, (entries, keyed)) in applied.ways() {
+            self.0.metrics.entries.with_label_values(&[way.label()]).inc_by(entries);
+            self.0.metrics.keyed.with_label_values(&[way.label()]).inc_by(keyed);
+            status.entries_applied += entries;
+            match way {
+                Way::Replayed => status.counts.replayed += entries,
+                Way::Converged => status.counts.converged += entries,
+                Way::Dirty => status.counts.dirty += entries,
+            }
         }
+        status.counts.delay_ms += applied.delay_ms;
+    }
+
+    /// How much at once and how fast.
+    pub fn tuning(&self) -> Tuning {
+        self.state().retuned().over(self.0.tuning)
+    }
+
+    /// Changes that, over restarts too. What is not named is as configured.
+    pub fn retune(&self, to: Retuned) -> Result<(), ControlError> {
+        let mut state = self.state();
+        let before = state.retuned();
+        state.set_retuned(to);
+        drop(state);
+        if self.save_state().is_err() {
+            self.state().set_retuned(before);
+            return Err(ControlError::NotSaved);
+        }
+        self.0.changed.notify_one();
+        Ok(())
     }
 
     pub(crate) fn count_failed(&self) {

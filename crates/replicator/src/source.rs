@@ -28,8 +28,8 @@ const COLLECTION_CHANGED: i32 = 175;
 /// So often is a read tried under such changes; then it counts as an outage, which is waited for.
 const READS_MAX: usize = 20;
 const READ_PAUSE: Duration = Duration::from_millis(20);
-/// Documents are read in portions of about this many bytes, so that memory stays bounded.
-const READ_BYTES_MAX: usize = 32 << 20;
+/// Documents are read in portions of about this many bytes, one for each lane, so that memory stays bounded.
+const READ_BYTES_MAX: usize = 4 << 20;
 
 /// The server that the application writes to.
 #[derive(Clone)]
@@ -53,6 +53,10 @@ pub type Dial = Arc<dyn Fn() -> BoxFuture<'static, io::Result<Dialled>> + Send +
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A read concern, or none on a standalone.
+#[derive(Debug)]
+pub struct Concern(Option<RawDocumentBuf>);
 
 /// Part of the documents that were asked for.
 #[derive(Debug)]
@@ -116,7 +120,7 @@ impl Source {
         // Less than the selection's time, so that its error is of now.
         options.heartbeat_freq = Some(Duration::from_secs(2));
         options.connect_timeout = Some(Duration::from_secs(5));
-        options.max_pool_size = Some(8);
+        options.max_pool_size = Some(32);
         Ok(Source { client: Client::with_options(options)?, dials: dials.to_vec() })
     }
 
@@ -130,30 +134,44 @@ impl Source {
         version(&self.client).await
     }
 
-    /// The documents with these keys, as they are now and not before `after`. A read that a `drop` or another change
-    /// of the collection killed is begun again.
+    /// How documents must be read from now on: on a replica set with majority, at or after both `after` and what the server
+    /// has acknowledged by now.
+    pub async fn concern(&self, after: Option<Timestamp>) -> Result<Concern, ServerError> {
+        let hello = self.hello().await?;
+        if !hello.contains_key("setName") {
+            return Ok(Concern(None));
+        }
+        let mut concern = rawdoc! {"level": "majority"};
+        if let Some(time) = hello.get_timestamp("operationTime").ok().max(after) {
+            concern.append(cstr!("afterClusterTime"), time);
+        }
+        Ok(Concern(Some(concern)))
+    }
+
+    /// The documents with these keys, as they are now. A read that a `drop` or another change of the collection killed is
+    /// begun again.
     pub async fn read(
         &self,
         ns: &Namespace,
-        keys: &[&Key],
-        after: Option<Timestamp>,
+        keys: &[Key],
+        concern: &Concern,
     ) -> Result<Portion, ServerError> {
         for _ in 1..READS_MAX {
-            match self.read_once(ns, keys, after).await {
+            match self.read_once(ns, keys, concern).await {
                 Err(error) if error.code == Some(COLLECTION_CHANGED) => {
                     tokio::time::sleep(READ_PAUSE).await;
                 }
                 result => return result,
             }
         }
-        self.read_once(ns, keys, after).await
+        self.read_once(ns, keys, concern).await
     }
 
     async fn read_once(
         &self,
         ns: &Namespace,
-        keys: &[&Key],
-        after: Option<Timestamp>,
+        keys: &[Key],
+        concern: &Concern,
     ) -> Result<Portion, ServerError> {
         let mut ids = RawArrayBuf::new();
         for key in keys {
@@ -163,8 +181,8 @@ impl Source {
         find.append(cstr!("find"), ns.coll());
         find.append(cstr!("filter"), rawdoc! {"_id": {"$in": ids}});
         find.append(cstr!("batchSize"), i64::try_from(keys.len()).unwrap_or(i64::MAX));
-        if let Some(concern) = self.read_concern(after).await? {
-            find.append(cstr!("readConcern"), concern);
+        if let Some(concern) = &concern.0 {
+            find.append(cstr!("readConcern"), concern.as_ref());
         }
         let mut cursor = self.cursor(ns.db(), find).await?;
         let mut portion = Portion { documents: Vec::new(), complete: true };
@@ -178,19 +196,6 @@ impl Source {
             }
         }
         Ok(portion)
-    }
-
-    /// On a replica set: majority, at or after both `after` and what the server has acknowledged by now.
-    async fn read_concern(&self, after: Option<Timestamp>) -> Result<Option<RawDocumentBuf>, ServerError> {
-        let hello = self.hello().await?;
-        if !hello.contains_key("setName") {
-            return Ok(None);
-        }
-        let mut concern = rawdoc! {"level": "majority"};
-        if let Some(time) = hello.get_timestamp("operationTime").ok().max(after) {
-            concern.append(cstr!("afterClusterTime"), time);
-        }
-        Ok(Some(concern))
     }
 
     /// The collection's kind and options; `None` when it does not exist.

@@ -14,6 +14,7 @@ use record::{Key, Namespace};
 use serde::{Deserialize, Serialize};
 
 use crate::feeds::Tokens;
+use crate::tuning::Retuned;
 
 /// The file's name in the log's folder.
 const FILE: &str = "replicator.json";
@@ -127,6 +128,8 @@ struct Content {
     dirty: BTreeMap<String, Dirty>,
     dead_letters: Vec<DeadLetter>,
     next_letter: u64,
+    #[serde(default)]
+    retuned: Retuned,
     /// Which collections of the source are followed, by name.
     #[serde(default)]
     uuids: BTreeMap<String, String>,
@@ -236,6 +239,17 @@ impl State {
     pub fn set_desired(&mut self, desired: Desired) {
         self.changed |= self.content.desired != desired;
         self.content.desired = desired;
+    }
+
+    /// What was ordered beside the configuration.
+    pub fn retuned(&self) -> Retuned {
+        self.content.retuned
+    }
+
+    /// Remembers what was ordered beside the configuration.
+    pub fn set_retuned(&mut self, retuned: Retuned) {
+        self.changed |= self.content.retuned != retuned;
+        self.content.retuned = retuned;
     }
 
     /// Whether capture is out of the way.

@@ -30,6 +30,10 @@ pub const OWN_DATABASE: &str = "__dualsync";
 const CANDIDATES_MS_MAX: i64 = 45_000;
 /// "Time limit exceeded": the code of a look-up that took longer.
 pub const TIME_LIMIT_EXCEEDED: i32 = 50;
+/// Connections: more than there can be lanes, so that none waits for one.
+const POOL_MAX: u32 = 100;
+/// Before what was turned away is sent again; then it counts as an outage.
+const SHED_WAITS_MS: [u64; 5] = [100, 200, 400, 800, 1_600];
 /// Between two looks at the target's connections.
 const FENCE_INTERVAL: Duration = Duration::from_millis(100);
 /// Looks until that is said: half a minute.
@@ -47,6 +51,8 @@ pub struct Target {
     generation: String,
     /// Whether the user may write past validators, as far as known.
     bypass: AtomicBool,
+    /// The server has turned something away since that was last asked.
+    shed: AtomicBool,
 }
 
 /// Whether validators of the target are asked.
@@ -95,6 +101,7 @@ impl Target {
             name,
             generation,
             bypass: AtomicBool::new(true),
+            shed: AtomicBool::new(false),
         }
     }
 
@@ -106,7 +113,7 @@ impl Target {
             // Less than the selection's time, so that its error is of now.
             options.heartbeat_freq = Some(Duration::from_secs(2));
             options.connect_timeout = Some(Duration::from_secs(10));
-            options.max_pool_size = Some(8);
+            options.max_pool_size = Some(POOL_MAX);
             Ok(Client::with_options(options)?)
         };
         self.client.get_or_try_init(connect).await
@@ -116,8 +123,8 @@ impl Target {
     pub async fn renew(&mut self) {
         let generation = format!("{} {:016x}", self.name, fastrand::u64(..));
         let (uri, name) = (self.uri.clone(), self.name.clone());
-        let bypass = AtomicBool::new(true);
-        let next = Target { uri, client: OnceCell::new(), name, generation, bypass };
+        let (bypass, shed) = (AtomicBool::new(true), AtomicBool::new(false));
+        let next = Target { uri, client: OnceCell::new(), name, generation, bypass, shed };
         if let Some(client) = std::mem::replace(self, next).client.into_inner() {
             client.shutdown().immediate(true).await;
         }
@@ -185,19 +192,22 @@ impl Target {
         Ok(count)
     }
 
-    /// Sends a write command (without its write concern) and reads what it did.
+    /// Sends a write command (made without its write concern) and reads what it did.
     pub async fn write(
         &self,
         ns: &Namespace,
-        command: RawDocumentBuf,
+        make: &(dyn Fn() -> RawDocumentBuf + Sync),
         validation: Validation,
     ) -> Result<Reply, ServerError> {
         if validation == Validation::Bypassed && self.bypass.load(Ordering::Relaxed) {
-            let mut past = command.clone();
-            past.append(bson::cstr!("bypassDocumentValidation"), true);
-            match self.send(ns, past).await {
+            let past = || {
+                let mut command = make();
+                command.append(bson::cstr!("bypassDocumentValidation"), true);
+                command
+            };
+            match self.send(ns, &past).await {
                 Err(error) if error.code == Some(UNAUTHORIZED) => {
-                    let reply = self.send(ns, command).await?;
+                    let reply = self.send(ns, make).await?;
                     info!(%ns, "the target's user may not write past validators (grant dbAdminAnyDatabase), so they are asked");
                     self.bypass.store(false, Ordering::Relaxed);
                     return Ok(reply);
@@ -205,10 +215,33 @@ impl Target {
                 other => return other,
             }
         }
-        self.send(ns, command).await
+        self.send(ns, make).await
     }
 
-    async fn send(&self, ns: &Namespace, mut command: RawDocumentBuf) -> Result<Reply, ServerError> {
+    /// Whether the server has turned a write away, which it took later, since this was last asked.
+    pub fn take_shed(&self) -> bool {
+        self.shed.swap(false, Ordering::Relaxed)
+    }
+
+    /// A server that sheds load has not done what it turns away: the same is sent again, a little later each time.
+    async fn send(
+        &self,
+        ns: &Namespace,
+        make: &(dyn Fn() -> RawDocumentBuf + Sync),
+    ) -> Result<Reply, ServerError> {
+        for wait_ms in SHED_WAITS_MS {
+            match self.send_once(ns, make()).await {
+                Err(error) if error.class == Class::Overloaded => {
+                    self.shed.store(true, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(wait_ms / 2..=wait_ms))).await;
+                }
+                other => return other,
+            }
+        }
+        self.send_once(ns, make()).await
+    }
+
+    async fn send_once(&self, ns: &Namespace, mut command: RawDocumentBuf) -> Result<Reply, ServerError> {
         command.append(bson::cstr!("writeConcern"), rawdoc! {"w": "majority"});
         let reply =
             answer("a write", self.client().await?.database(ns.db()).run_raw_command(command)).await?;

@@ -8,13 +8,14 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test: its helpers fail it")]
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{RawBsonRef, rawdoc};
 use fastrand::Rng;
 use record::{Doubt, Effect, Entry, Key, Namespace, Op, Predicate, Raw, Target, Touch};
 use replicator::plan::{Limits, Planner, Rules, Scan, Unit, Work, queues};
-use replicator::replay::{Command, commands};
+use replicator::replay::{Command, Lane, lanes};
 use replicator::{Reply, WriteError};
 
 const SEEDS: u64 = 20_000;
@@ -250,7 +251,7 @@ struct Model {
     target: Store,
     head: u64,
     in_flight: Vec<Write>,
-    log: Vec<(u64, Entry)>,
+    log: Vec<(u64, Arc<Entry>)>,
     // the replicator
     planner: Planner,
     applied: usize,
@@ -286,6 +287,24 @@ struct Comparing {
     target: Option<Option<Doc>>,
     /// Found to differ, with the source's version that was seen.
     differ: Vec<(i64, Option<Doc>)>,
+}
+
+/// An order in which the target may run them: lanes beside each other, and the commands of a level in any order.
+fn interleave<'a>(lanes: &'a [Lane<'a>], rng: &mut Rng) -> Vec<&'a Command<'a>> {
+    let mut left: Vec<VecDeque<&[Command<'_>]>> =
+        lanes.iter().map(|lane| lane.levels().iter().map(Vec::as_slice).collect()).collect();
+    let mut order = Vec::new();
+    while !left.is_empty() {
+        let at = rng.usize(..left.len());
+        let Some(level) = left[at].pop_front() else {
+            left.swap_remove(at);
+            continue;
+        };
+        let mut level: Vec<&Command<'_>> = level.iter().collect();
+        rng.shuffle(&mut level);
+        order.extend(level);
+    }
+    order
 }
 
 fn ns() -> Namespace {
@@ -432,7 +451,7 @@ impl Model {
         }
         if !effects.is_empty() {
             let entry = Entry { mark: write.mark, doubt, effects, operation_time: None, at_ms: 0 };
-            self.log.push((self.head, entry));
+            self.log.push((self.head, Arc::new(entry)));
         }
         self.head += 1;
     }
@@ -568,9 +587,10 @@ impl Model {
         if self.batch.is_none() {
             let count = *self.rng.choice(&[1, 2, 5, 20]).expect("some");
             let until = (self.applied + count).min(self.log.len());
-            let entries: Vec<Entry> = self.log[self.applied..until].iter().map(|(_, e)| e.clone()).collect();
+            let entries: Vec<Arc<Entry>> =
+                self.log[self.applied..until].iter().map(|(_, e)| e.clone()).collect();
             let end = self.log[until - 1].0 + 1;
-            let queue = queues(entries).into_iter().next().map(|(_, queue)| queue).unwrap_or_default();
+            let queue = queues(&entries).into_iter().next().map(|(_, queue)| queue).unwrap_or_default();
             self.batch = Some((until, end, queue));
         }
         let (until, end, queue) = self.batch.as_ref().expect("just made");
@@ -588,18 +608,20 @@ impl Model {
         if !replayed.is_empty() || work.multi.is_some() {
             self.sent = self.sent.max(*end);
         }
-        let in_order: Vec<Command<'_>> = match &work.multi {
-            Some(unit) => Command::of_one(unit).into_iter().collect(),
-            None => commands(&replayed),
+        let lanes = lanes(&replayed, self.rng.usize(1..4));
+        let multi = work.multi.as_ref().and_then(Command::of_one);
+        let in_order: Vec<&Command<'_>> = match &multi {
+            Some(command) => vec![command],
+            None => interleave(&lanes, &mut self.rng),
         };
         let total: usize = in_order.iter().map(|command| command.all().len()).sum();
         let stop = if crashes && self.rng.u32(..10) == 0 { self.rng.usize(..=total) } else { usize::MAX };
         let mut sent = 0;
         let mut unsent = Vec::new();
-        for command in &in_order {
+        for command in in_order {
             let mut reply = Reply::default();
             for (index, unit) in command.all().iter().enumerate() {
-                let statement = Statement::of(unit.effect.op.as_ref().expect("replayed"));
+                let statement = Statement::of(unit.effect().op.as_ref().expect("replayed"));
                 if sent >= stop {
                     unsent.push(statement);
                     continue;
@@ -622,7 +644,7 @@ impl Model {
             }
             if sent < stop {
                 for unit in command.different(&reply) {
-                    if let Touch::Key(key) = &unit.effect.target.touch {
+                    if let Touch::Key(key) = &unit.effect().target.touch {
                         work.converge.keys.push(key.clone());
                     }
                 }

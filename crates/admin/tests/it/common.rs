@@ -50,7 +50,15 @@ pub(crate) fn at(seconds: u64) -> At {
 pub(crate) const POSITIONS: Positions = Positions { appended: 40, durable: 30, applied: 20, trimmed: 10 };
 
 pub(crate) fn worker(state: WorkerState) -> Worker {
-    Worker { state, since: at(0), attempt: 0, next_try_ms: None, batch_entries_max: 1000 }
+    Worker {
+        state,
+        since: at(0),
+        attempt: 0,
+        next_try_ms: None,
+        lanes: 8,
+        batch_entries_max: 1000,
+        rate_max: 0,
+    }
 }
 
 fn stats() -> Stats {
@@ -202,6 +210,12 @@ impl System for Program {
 
     async fn capture(&self) -> CaptureState {
         CaptureState { state: CaptureMode::On, passing: 0 }
+    }
+
+    async fn set_pace(&self, pace: Pace) -> Result<Worker, Refusal> {
+        let configured = worker(WorkerState::Running);
+        let lanes = pace.lanes.map_or(configured.lanes, |lanes| lanes as u64);
+        Ok(Worker { lanes, ..configured })
     }
 
     async fn control_capture(&self, action: CaptureAction) -> Result<CaptureState, Refusal> {

@@ -7,7 +7,8 @@ use tracing::info;
 use super::Pump;
 use crate::asks::{Ask, Documents, Handed, Made};
 use crate::error::Class;
-use crate::execute::{Followed, Stall};
+use crate::execute::Stall;
+use crate::meet::Followed;
 use crate::plan::{Converge, Scan};
 use crate::state::Dirty;
 
@@ -21,8 +22,8 @@ impl Pump {
             }
             Ask::Begin(ns, answer) => {
                 // What was learnt of it may be what has changed.
-                self.executor.known.remove(&ns);
-                let _ = answer.send(self.executor.planner.scan_begins(&ns));
+                self.executor.forget(|known| *known == ns);
+                let _ = answer.send(self.executor.planner().scan_begins(&ns));
             }
             Ask::Converge(ns, keys, answer) => {
                 let handed = match self.executor.prepare(&ns).await? {
@@ -58,10 +59,10 @@ impl Pump {
         }
         self.executor.remember_sent(self.log.head().0)?;
         self.executor.target.drop(ns).await.map_err(Stall::Target)?;
-        self.executor.known.remove(ns);
+        self.executor.forget(|known| known == ns);
         let letters = self.shared.state().remove_dead_letters_of(ns);
         for key in letters {
-            self.executor.planner.clear_dead(ns, &key);
+            self.executor.planner().clear_dead(ns, &key);
         }
         info!(%ns, "the collection is gone on the source, and was dropped on the target");
         Ok(true)
@@ -69,8 +70,8 @@ impl Pump {
 
     async fn make_anew(&mut self, ns: &Namespace, documents: Documents) -> Result<Made, Stall> {
         self.executor.remember_sent(self.log.head().0)?;
-        let executor = &mut self.executor;
-        executor.known.remove(ns);
+        let executor = &self.executor;
+        executor.forget(|known| known == ns);
         let Some(here) = executor.source.collection(ns).await.map_err(Stall::Source)? else {
             return Ok(Made::Anew); // dropped meanwhile
         };
@@ -98,10 +99,10 @@ impl Pump {
     fn end(&mut self, ns: &Namespace, scan: Scan, uuid: Option<&str>) -> Result<bool, Stall> {
         let head = self.log.head().0;
         self.executor.remember_sent(head)?;
-        if !self.executor.planner.scan_ended(ns, scan, head) {
+        if !self.executor.planner().scan_ended(ns, scan, head) {
             return Ok(false);
         }
-        self.executor.no_look_up.remove(ns);
+        self.executor.no_look_up().remove(ns);
         let mut state = self.shared.state();
         state.clear_dirty(ns);
         state.set_uuid(ns, uuid);
@@ -132,12 +133,12 @@ impl Pump {
         let head = self.log.head().0;
         meant.retain(|(ns, _)| (self.config.captures)(&self.config.filter, ns));
         for (ns, dirty) in meant {
-            self.executor.planner.set_dirty(&ns);
+            self.executor.planner().set_dirty(&ns);
             self.shared.state().set_dirty(&ns, dirty);
         }
         self.save_state();
         self.executor.remember_sent(head)?;
-        self.executor.planner.each_is_dirty(head);
+        self.executor.planner().each_is_dirty(head);
         let mut state = self.shared.state();
         state.clear_everything_dirty();
         databases.iter().for_each(|(db, _)| state.clear_dirty(db));

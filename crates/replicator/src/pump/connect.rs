@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{Pump, Step};
 use crate::error::{Class, ServerError};
-use crate::execute::Stall;
+use crate::execute::{Lanes, Stall};
 use crate::shared::{Activity, Link, Status, now_ms};
 use crate::state::{Cause, Dirty};
 
@@ -47,7 +47,7 @@ impl Pump {
         self.link_up(&hello, version, |status| &mut status.target, "Atlas connected (backup)");
         self.source_process = process(&here);
         // Another server may answer under the same address.
-        self.executor.known.clear();
+        self.executor.forget(|_| true);
         self.connected = true;
         self.probed = Instant::now();
         Ok(())
@@ -59,7 +59,7 @@ impl Pump {
             let here = self.executor.source.hello().await.map_err(Stall::Source)?;
             if process(&here) != self.source_process {
                 self.source_process = process(&here);
-                self.executor.known.clear(); // its collections are looked at again
+                self.executor.forget(|_| true); // its collections are looked at again
             }
             self.still_feeds().await?;
             self.probed = Instant::now();
@@ -128,7 +128,7 @@ impl Pump {
 
     fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
         for ns in namespaces.into_iter().filter(|ns| (self.config.captures)(&self.config.filter, ns)) {
-            self.executor.planner.set_dirty(&ns);
+            self.executor.planner().set_dirty(&ns);
             let dirty = Dirty { not_copied_yet: true, ..Dirty::new(reason, Cause::Unknown, now_ms()) };
             if self.shared.state().set_dirty(&ns, dirty) {
                 info!(%ns, reason, "namespace is not copied yet");
@@ -145,14 +145,18 @@ impl Pump {
             Stall::Target(error) => self.lost(error, "target", Activity::WaitingForTarget),
             Stall::Fenced(refused) => self.refused(refused),
             Stall::Log(error) => error!(%error, "nothing is sent while the checkpoint cannot be stored"),
+            Stall::Beside => {} // what it was beside has been told
         }
+        self.pace.failed();
+        self.executor.lanes = Lanes::new(self.pace.lanes());
         self.connected = false;
         // Part of the batch may be on the target, whichever server failed: it is not replayed a second time.
-        self.executor.planner.unknown_outcome(self.executor.checkpoint.sent);
+        let sent = self.executor.checkpoint().sent;
+        self.executor.planner().unknown_outcome(sent);
         let may_land = match &stall {
-            Stall::Target(error) => error.class != Class::NotSent,
+            Stall::Target(error) => error.may_land(),
             Stall::Fenced(_) => true,
-            Stall::Source(_) | Stall::Log(_) => false,
+            Stall::Source(_) | Stall::Log(_) | Stall::Beside => false,
         };
         if may_land {
             // What was sent may still land: new connections, and nothing is written until the old ones are gone.
@@ -168,10 +172,11 @@ impl Pump {
     /// Shows that a server is away; says it once.
     fn lost(&mut self, error: &ServerError, server: &'static str, activity: Activity) {
         self.shared.count_stall(server);
+        let oldest_ms = self.feed().oldest_ms();
         let first = {
             let mut status = self.shared.status_mut();
             status.set_activity(activity);
-            status.oldest_pending_ms = self.batch.entries.first().map(|entry| entry.at_ms);
+            status.oldest_pending_ms = oldest_ms;
             let link = if server == "source" { &mut status.source } else { &mut status.target };
             let first = link.connected || link.last_error.is_none();
             link.since_ms = if first { now_ms() } else { link.since_ms };

@@ -9,8 +9,9 @@ use tracing::{error, info};
 
 use super::Pump;
 use crate::error::{Class, ServerError};
-use crate::execute::{Saved, Stall};
+use crate::execute::Stall;
 use crate::feeds::{self, Claim, Claimant, Refused, Tokens};
+use crate::remember::Saved;
 
 /// An older copy of the log's folder is found out when the claim was made anew since it was taken.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@ use tracing::{info, warn};
 
 use super::Pump;
 use crate::plan::Converge;
-use crate::shared::{Order, Way, now_ms};
+use crate::shared::{Applied, Order, Way, now_ms};
 use crate::state::{Cause, Dirty};
 
 impl Pump {
@@ -44,7 +44,7 @@ impl Pump {
             asked || !state.set_everything_dirty(dirty)
         };
         if !under_way {
-            self.executor.planner.set_everything_dirty();
+            self.executor.planner().set_everything_dirty();
             info!("a full comparison was asked for");
         }
         self.save_state();
@@ -61,15 +61,15 @@ impl Pump {
         let namespaces: Vec<Namespace> = state.dirty().filter_map(asked).collect();
         for ns in &namespaces {
             state.clear_dirty(ns);
-            self.executor.planner.not_dirty(ns, head);
+            self.executor.planner().not_dirty(ns, head);
         }
         let mut stopped = namespaces.len() as u64;
         if state.everything_dirty().is_some_and(|dirty| dirty.cause == Cause::Asked) {
             state.clear_everything_dirty();
             let databases = state.dirty().map(|(ns, _)| ns).filter(|ns| ns.coll().is_empty());
             let databases: Vec<Namespace> = databases.collect();
-            self.executor.planner.each_is_dirty(head);
-            databases.iter().for_each(|db| self.executor.planner.set_dirty(db));
+            self.executor.planner().each_is_dirty(head);
+            databases.iter().for_each(|db| self.executor.planner().set_dirty(db));
             stopped += 1;
         }
         drop(state);
@@ -93,25 +93,28 @@ impl Pump {
         let head = self.log.head().0;
         let mut cleared = 0;
         loop {
-            for entry in std::mem::take(&mut self.batch.entries) {
-                cleared += 1;
+            let part = self.feed().take(usize::MAX);
+            let mut applied = Applied::default();
+            for entry in part.entries() {
                 for effect in &entry.effects {
                     self.executor
                         .make_dirty(&effect.target.ns, "its pending entries were cleared on request");
                 }
-                self.shared.count_entry(Way::Dirty, false, 0);
+                applied.add(Way::Dirty, false, 0);
             }
-            let before = self.reader.position();
+            self.shared.count_applied(&applied);
+            cleared += part.entries().len() as u64;
+            self.advance(part.end);
+            let before = self.feed().position();
             if before.0 >= head {
                 break;
             }
-            self.fill(self.config.batch_entries_max);
-            if self.reader.position() == before {
+            self.fill(self.config.tuning.batch_entries_max);
+            if self.feed().position() == before {
                 break; // it cannot be read now; everything is dirty
             }
         }
         self.config.pending.done(cleared);
-        self.advance();
         warn!(entries = cleared, "pending entries cleared on request, their namespaces are dirty");
         cleared
     }
@@ -153,7 +156,7 @@ impl Pump {
             let ns = Namespace::parse(&letter.namespace);
             if let Some(key) = letter.key() {
                 self.shared.state().remove_dead_letter(&ns, &key);
-                self.executor.planner.clear_dead(&ns, &key);
+                self.executor.planner().clear_dead(&ns, &key);
             }
             self.executor.make_dirty(&ns, "a dead letter of it was discarded on request");
             discarded += 1;

@@ -1,0 +1,81 @@
+//! Meeting a namespace: is it one that can be followed, is it the one that was followed, is it there on the target.
+
+use std::sync::PoisonError;
+
+use record::Namespace;
+use tracing::warn;
+
+use crate::error::Class;
+use crate::execute::{Executor, Stall};
+
+/// Whether a namespace's documents can be converged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Followed {
+    /// By `_id`.
+    Yes,
+    /// Capped or time-series: left to a full comparison.
+    No,
+}
+
+impl Executor {
+    /// What was learnt of these namespaces is not certain any more: they are looked at again.
+    pub fn forget(&self, which: impl Fn(&Namespace) -> bool) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|ns, _| !which(ns));
+    }
+
+    fn remember(&self, ns: &Namespace, followed: Followed) -> Followed {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(ns.clone(), followed);
+        followed
+    }
+
+    /// Looks at a namespace that is met for the first time: creates it on the target with the source's options.
+    pub async fn prepare(&self, ns: &Namespace) -> Result<Followed, Stall> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(ns).copied();
+        if let Some(followed) = known {
+            return Ok(followed);
+        }
+        if ns.coll().is_empty() {
+            return Ok(Followed::Yes); // a whole database: only ever made dirty
+        }
+        let Some(here) = self.source.collection(ns).await.map_err(Stall::Source)? else {
+            return Ok(Followed::Yes); // dropped meanwhile: its keys will be found gone
+        };
+        if here.kind != "collection" || here.is_capped() {
+            self.make_dirty(ns, "capped and time-series collections are not followed write by write");
+            return Ok(self.remember(ns, Followed::No));
+        }
+        self.recognise(ns, here.uuid.as_deref());
+        if here.has_collation() {
+            self.planner().set_collated(ns);
+        }
+        match self.target.collection(ns).await.map_err(Stall::Target)? {
+            None => match self.target.create(ns, &here.options).await {
+                Err(error) if error.class == Class::Refused => {
+                    warn!(%ns, %error, "target refuses the collection's options");
+                    self.make_dirty(ns, "the target refuses the collection's options");
+                }
+                other => other.map_err(Stall::Target)?,
+            },
+            Some(there)
+                if there.options.get_document("collation").ok()
+                    != here.options.get_document("collation").ok() =>
+            {
+                self.make_dirty(ns, "the target's collection has another collation");
+            }
+            Some(_) => {}
+        }
+        Ok(self.remember(ns, Followed::Yes))
+    }
+
+    /// Another collection under a name that is followed, and no captured command made it so: the source's disk may have
+    /// been lost, or the collection was dropped behind our back.
+    fn recognise(&self, ns: &Namespace, uuid: Option<&str>) {
+        let dirty = self.shared.state().is_dirty(ns);
+        let another = self.shared.is_another(ns, uuid);
+        match (dirty, another) {
+            (true, _) => {} // its scan will tell
+            (false, true) => self.make_dirty(ns, "the source's collection was made anew, and nobody saw it"),
+            (false, false) => self.shared.state().set_uuid(ns, uuid),
+        }
+    }
+}
