@@ -5,6 +5,8 @@
 //! indexes; filters that are no pure function of the document; an upsert without `_id` whose reply says nothing.
 //! `cargo xtask soak` plays the same for longer.
 
+mod fidelity;
+
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
