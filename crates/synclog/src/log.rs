@@ -114,8 +114,6 @@ pub(crate) struct Shared {
     pub(crate) wake: Condvar,
     pub(crate) synced_more: Notify,
     pub(crate) poisoned: OnceLock<Poisoned>,
-    /// Goes on when nothing is done in the folder any more.
-    pub(crate) ended: Turns,
 }
 
 #[derive(Debug)]
@@ -123,6 +121,8 @@ struct Owner {
     shared: Arc<Shared>,
     /// Taken by the one who ends it.
     closing: Arc<Mutex<Option<Closing>>>,
+    /// Goes on when nothing is done in the folder any more, and the one who ended it has let go of its files.
+    ended: Arc<Turns>,
 }
 
 /// What ends with the log.

@@ -73,10 +73,10 @@ impl Reader {
             if self.at >= self.shared.head() {
                 return Ok(None);
             }
-            let mut place = match self.place.take() {
-                Some(place) => place,
-                None => self.look_up()?,
-            };
+            if self.place.is_none() {
+                self.place = Some(self.look_up()?);
+            }
+            let Some(place) = &mut self.place else { continue };
             place.walk.set_end(place.segment.end.load(Ordering::Acquire));
             let offset = place.walk.offset();
             let step = place.walk.step(self.at);
@@ -84,7 +84,6 @@ impl Reader {
                 self.shared.index.add(place.segment.base, self.at, offset);
                 place.indexed = offset;
             }
-            let place = self.place.insert(place);
             match step {
                 Ok(Step::Record(header, payload)) => {
                     let lsn = self.at;

@@ -62,10 +62,10 @@ impl Walk {
         if self.offset >= self.end {
             return Ok(Step::End);
         }
-        let Some(header) = self.peek(self.offset, RECORD_HEADER_BYTES as u64)? else {
+        let Some(start) = self.load(self.offset, RECORD_HEADER_BYTES as u64)? else {
             return Ok(Step::Bad("a record's header is cut off"));
         };
-        let Some(header) = RecordHeader::decode(&header, self.seed) else {
+        let Some(header) = RecordHeader::decode(&self.chunk[start..], self.seed) else {
             return Ok(Step::Bad("a record's header has a wrong checksum"));
         };
         if header.lsn != expected {
@@ -84,7 +84,8 @@ impl Walk {
         let mut at = self.offset;
         while at + RECORD_HEADER_BYTES as u64 <= self.end {
             let window_bytes = (self.end - at).min(CHUNK_BYTES);
-            let Some(window) = self.peek(at, window_bytes)? else { return Ok(None) };
+            let Some(start) = self.load(at, window_bytes)? else { return Ok(None) };
+            let window = self.chunk.slice(start..start + window_bytes as usize);
             // A dense log cannot hold more records than headers fit: most offsets are ruled out by this alone.
             let most = after.0.saturating_add((self.end - self.offset) / RECORD_HEADER_BYTES as u64);
             for (nth, bytes) in window.windows(RECORD_HEADER_BYTES).enumerate().step_by(RECORD_ALIGN) {
@@ -105,13 +106,14 @@ impl Walk {
     }
 
     fn payload(&mut self, offset: u64, header: &RecordHeader) -> io::Result<Option<Bytes>> {
-        let Some(record) = self.peek(offset, header.total_bytes())? else { return Ok(None) };
-        let payload = record.slice(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + header.len as usize);
-        Ok((crc32c::crc32c(&payload) == header.payload_crc).then_some(payload))
+        let Some(start) = self.load(offset, header.total_bytes())? else { return Ok(None) };
+        let payload = start + RECORD_HEADER_BYTES..start + RECORD_HEADER_BYTES + header.len as usize;
+        let matches = crc32c::crc32c(&self.chunk[payload.clone()]) == header.payload_crc;
+        Ok(matches.then(|| self.chunk.slice(payload)))
     }
 
-    /// `bytes` bytes at `offset`, or `None` when the end comes first.
-    fn peek(&mut self, offset: u64, bytes: u64) -> io::Result<Option<Bytes>> {
+    /// Where in the chunk so many bytes from `offset` on begin, or `None` when the end comes first.
+    fn load(&mut self, offset: u64, bytes: u64) -> io::Result<Option<usize>> {
         if offset + bytes > self.end {
             return Ok(None);
         }
@@ -125,8 +127,7 @@ impl Walk {
             self.chunk_at = offset;
         }
         let start = (offset - self.chunk_at) as usize;
-        let stop = start + bytes as usize;
-        Ok((stop <= self.chunk.len()).then(|| self.chunk.slice(start..stop)))
+        Ok((start + bytes as usize <= self.chunk.len()).then_some(start))
     }
 }
 

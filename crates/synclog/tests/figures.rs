@@ -4,12 +4,15 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{crash_copy, open, scratch, segments};
 use synclog::{Call, Config, Cursor, CursorSync, Durability, Faults, Lsn, SyncLog, Verdict};
+
+/// Memory is that of the whole process: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Resident bytes of this process.
 fn resident() -> u64 {
@@ -20,6 +23,7 @@ fn resident() -> u64 {
 
 #[test]
 fn memory_does_not_grow_with_the_log() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = scratch();
     let mut config = Config::new(dir.path().join("log"));
     config.segment_bytes_max = 256 << 10;
@@ -65,6 +69,7 @@ fn reads(config: &Config) -> (usize, SyncLog) {
 
 #[test]
 fn an_open_reads_the_headers_and_what_was_not_synced() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = scratch();
     let mut config = Config::new(dir.path().join("log"));
     config.segment_bytes_max = 4 << 20;

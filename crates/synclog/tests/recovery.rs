@@ -4,80 +4,14 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::{
-    crash_copy, cut_to, files, fill, flip, len, make_newer, open, open_error, payload, read, read_through,
-    scratch, segments, small, wait_for,
+    check_payloads, crash_copy, crashed, cut_to, files, fill, flip, goes_on, held, len, make_newer, open,
+    open_error, quiet, read, read_through, scratch, segments, store,
 };
-use synclog::{
-    Call, Config, Cursor, CursorSync, Faults, LogView, Lsn, OpenError, Record, Recovery, SyncLog, Verdict,
-};
-
-/// A log of its own boot, whose flusher only works on request.
-fn quiet(dir: &Path) -> Config {
-    let mut config = small(dir);
-    config.flush_interval = Duration::from_secs(3600);
-    config.boot_id = Some([1; 16]);
-    config
-}
-
-/// As `quiet`, and a sync does not come to its end before the gate opens.
-fn held(dir: &Path) -> (Config, Gate) {
-    let mut config = quiet(dir);
-    let gate = Gate(Arc::new(AtomicBool::new(false)));
-    let open = Arc::clone(&gate.0);
-    config.faults = Some(Faults::new(move |call| {
-        let flusher = std::thread::current().name() == Some("synclog-flush");
-        if call == Call::SyncFile && flusher {
-            wait_for("the gate", || open.load(Ordering::SeqCst));
-        }
-        Verdict::Pass
-    }));
-    (config, gate)
-}
-
-struct Gate(Arc<AtomicBool>);
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-fn store(log: &SyncLog, applied: u64) {
-    log.store_cursor(&Cursor { applied: Lsn(applied), data: vec![] }, CursorSync::Now).unwrap();
-}
-
-/// The same settings for a copy of the log as the process left it when it died.
-fn crashed(config: &Config, dir: &Path) -> Config {
-    let mut copy = config.clone();
-    copy.dir = dir.join("crashed");
-    crash_copy(&config.dir, &copy.dir);
-    copy
-}
-
-fn check_payloads(records: &[Record], payload_bytes: usize, about: &str) {
-    for record in records {
-        assert_eq!(record.payload, payload(record.lsn.0, payload_bytes), "{about}: record {}", record.lsn);
-        assert_eq!(record.kind, record.lsn.0 as u8, "{about}");
-    }
-}
-
-/// The log takes records again, and keeps them.
-fn goes_on(log: &SyncLog, config: &Config, payload_bytes: usize) {
-    let head = log.head();
-    fill(log, 3, payload_bytes);
-    log.close().unwrap();
-    let (log, found) = open(config);
-    assert_eq!(found.head, Lsn(head.0 + 3));
-    let records = read(&log, head).unwrap();
-    assert_eq!(records.len(), 3);
-    check_payloads(&records, payload_bytes, "after recovery");
-}
+use synclog::{Call, Config, Faults, LogView, Lsn, OpenError, Recovery, SyncLog, Verdict};
 
 #[test]
 fn cut_at_every_byte_of_the_last_three_records() {
@@ -360,114 +294,6 @@ fn files_missing_in_front_in_the_middle_and_at_the_end() {
     // Nobody can say whether files before or behind are missing, too (found by fuzzing).
     assert!(found.gap.is_some() && log.cursor().is_none() && found.head == Lsn(151), "{found:?}");
     assert_eq!(read(&log, Lsn::ZERO).unwrap().len(), 150);
-}
-
-#[test]
-fn after_the_host_went_down_everything_is_suspect() {
-    let dir = scratch();
-    let config = quiet(dir.path());
-    let (log, _) = open(&config);
-    fill(&log, 10, 21);
-    let mut copy = crashed(&config, dir.path());
-    copy.boot_id = Some([2; 16]);
-    let (log_after, found) = open(&copy);
-    assert!(found.gap.as_ref().is_some_and(|gap| gap.contains("host went down")), "{found:?}");
-    assert_eq!((found.head, found.torn_bytes), (Lsn(11), 0));
-    goes_on(&log_after, &copy, 21);
-
-    // Nor is it known to have stayed up, where nobody says which boot this is, or that was.
-    for (was, is) in [([1; 16], [0; 16]), ([0; 16], [2; 16]), ([0; 16], [0; 16])] {
-        let dir = scratch();
-        let mut config = quiet(dir.path());
-        config.boot_id = Some(was);
-        let (log, _) = open(&config);
-        fill(&log, 10, 21);
-        let mut copy = crashed(&config, dir.path());
-        copy.boot_id = Some(is);
-        let (log_after, found) = open(&copy);
-        assert!(found.gap.as_ref().is_some_and(|gap| gap.contains("may have gone down")), "{found:?}");
-        assert_eq!((found.head, found.torn_bytes), (Lsn(11), 0));
-        goes_on(&log_after, &copy, 21);
-        log.close().unwrap();
-    }
-
-    // One that was closed before is not suspect.
-    log.close().unwrap();
-    for boot in [[2; 16], [0; 16]] {
-        let mut copy = crashed(&config, dir.path());
-        copy.boot_id = Some(boot);
-        assert!(open(&copy).1.clean);
-    }
-}
-
-#[tokio::test]
-async fn records_tell_what_was_synced_before_them() {
-    let dir = scratch();
-    let config = quiet(dir.path());
-    let (log, _) = open(&config);
-    fill(&log, 10, 21);
-    log.wait_durable(Lsn(11)).await.unwrap();
-    fill(&log, 2, 21);
-    // The host restarted. Record 5 was synced, so no power loss can have taken it; record 11 was not.
-    for (lsn, torn) in [(5, 0), (11, 2 * 56)] {
-        let mut copy = crashed(&config, dir.path());
-        copy.boot_id = Some([2; 16]);
-        flip(&segments(&copy.dir)[0], 64 + (lsn - 1) * 56 + 40);
-        let (_, found) = open(&copy);
-        assert_eq!(found.torn_bytes, torn, "{found:?}");
-        assert_eq!(found.gap.unwrap().contains(&format!("damaged at position {lsn}")), torn == 0);
-    }
-}
-
-#[test]
-fn power_loss_out_of_order_is_cut_and_counted() {
-    let dir = scratch();
-    let config = quiet(dir.path());
-    let (log, _) = open(&config);
-    fill(&log, 10, 21);
-    let zero_record_six = |path: &PathBuf| {
-        let mut bytes = fs::read(path).unwrap();
-        bytes[64 + 5 * 56..64 + 6 * 56].fill(0);
-        fs::write(path, bytes).unwrap();
-    };
-    // The same bytes: after a restart of the host a page that was not written, else damage.
-    for (boot, torn) in [(2, 5 * 56), (1, 0)] {
-        let mut copy = crashed(&config, dir.path());
-        copy.boot_id = Some([boot; 16]);
-        zero_record_six(&segments(&copy.dir)[0]);
-        let (log, found) = open(&copy);
-        assert_eq!(found.torn_bytes, torn, "{found:?}");
-        assert!(found.gap.is_some());
-        assert_eq!(found.head, Lsn(11), "no position is given twice");
-        assert_eq!(read_through(&log).0.len(), 5);
-        goes_on(&log, &copy, 21);
-    }
-    // And when record six was synced, it is damage all the same.
-    store(&log, 8);
-    fill(&log, 2, 21);
-    let mut copy = crashed(&config, dir.path());
-    copy.boot_id = Some([2; 16]);
-    zero_record_six(&segments(&copy.dir)[0]);
-    let (_, found) = open(&copy);
-    assert!(found.gap.unwrap().contains("damaged at position 6"));
-}
-
-#[test]
-fn power_loss_in_one_segment_takes_the_next_ones_along() {
-    let dir = scratch();
-    let (config, gate) = held(dir.path());
-    let (log, _) = open(&config);
-    fill(&log, 40, 100);
-    let mut copy = crashed(&config, dir.path());
-    drop(gate);
-    copy.boot_id = Some([2; 16]);
-    flip(&segments(&copy.dir)[0], 64 + 5 * 136 + 50);
-    let (log, found) = open(&copy);
-    assert_eq!((found.torn_bytes, found.set_aside.len()), (35 * 136, 2), "{found:?}");
-    assert!(found.gap.is_some());
-    assert_eq!(found.head, Lsn(41), "no position is given twice");
-    assert_eq!(read_through(&log).0.len(), 5);
-    goes_on(&log, &copy, 100);
 }
 
 #[test]

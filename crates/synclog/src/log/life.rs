@@ -96,13 +96,12 @@ impl SyncLog {
             wake: Condvar::new(),
             synced_more: Notify::new(),
             poisoned: OnceLock::new(),
-            ended: Turns::default(),
             config,
         });
         // From here on the owner's drop ends whatever has been started.
         let closing = Closing { threads: Vec::new(), lock: folder_lock };
         let closing = Arc::new(Mutex::new(Some(closing)));
-        let log = SyncLog { owner: Arc::new(Owner { shared, closing }) };
+        let log = SyncLog { owner: Arc::new(Owner { shared, closing, ended: Arc::default() }) };
         log.start("synclog-flush", flush::run)?;
         log.start("synclog-make", maker::run)?;
         Ok((log, recovered.report))
@@ -139,8 +138,8 @@ impl Owner {
             drop(closing);
         }
         let longest = CLOSE_HANGS * shared.config.hang_after;
-        shared.ended.wait_beyond(0, longest);
-        if shared.ended.turn() == 0 {
+        self.ended.wait_beyond(0, longest);
+        if self.ended.turn() == 0 {
             return Err(shared.not_in_order(longest));
         }
         shared.healthy()
@@ -148,12 +147,14 @@ impl Owner {
 
     /// What is left to do, on a thread of its own: each step of it may hang.
     fn end(&self) {
-        let (shared, closing) = (Arc::clone(&self.shared), Arc::clone(&self.closing));
+        let (shared, closing, ended) =
+            (Arc::clone(&self.shared), Arc::clone(&self.closing), Arc::clone(&self.ended));
         let end = move || {
             // One of those who close has it.
             let Some(closing) = closing.lock().take() else { return };
             shared.watched("synclog-close", || shared.end(closing));
-            shared.ended.next();
+            drop(shared);
+            ended.next();
         };
         if thread::Builder::new().name("synclog-close".to_owned()).spawn(end.clone()).is_err() {
             end();

@@ -7,9 +7,13 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use synclog::{Config, Lsn, OpenError, ReadError, Record, Recovery, SyncLog};
+use synclog::{
+    Call, Config, Cursor, CursorSync, Faults, Lsn, OpenError, ReadError, Record, Recovery, SyncLog, Verdict,
+};
 use tempfile::TempDir;
 
 /// A folder in memory where there is one: many tests open a log thousands of times.
@@ -203,4 +207,66 @@ pub(crate) fn seed() -> u64 {
         .unwrap_or_else(|| fastrand::u64(..));
     println!("SYNCLOG_SEED={seed}");
     seed
+}
+
+/// A log of its own boot, whose flusher only works on request.
+pub(crate) fn quiet(dir: &Path) -> Config {
+    let mut config = small(dir);
+    config.flush_interval = Duration::from_secs(3600);
+    config.boot_id = Some([1; 16]);
+    config
+}
+
+/// As `quiet`, and a sync does not come to its end before the gate opens.
+pub(crate) fn held(dir: &Path) -> (Config, Gate) {
+    let mut config = quiet(dir);
+    let gate = Gate(Arc::new(AtomicBool::new(false)));
+    let open = Arc::clone(&gate.0);
+    config.faults = Some(Faults::new(move |call| {
+        let flusher = std::thread::current().name() == Some("synclog-flush");
+        if call == Call::SyncFile && flusher {
+            wait_for("the gate", || open.load(Ordering::SeqCst));
+        }
+        Verdict::Pass
+    }));
+    (config, gate)
+}
+
+pub(crate) struct Gate(Arc<AtomicBool>);
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+pub(crate) fn store(log: &SyncLog, applied: u64) {
+    log.store_cursor(&Cursor { applied: Lsn(applied), data: vec![] }, CursorSync::Now).unwrap();
+}
+
+/// The same settings for a copy of the log as the process left it when it died.
+pub(crate) fn crashed(config: &Config, dir: &Path) -> Config {
+    let mut copy = config.clone();
+    copy.dir = dir.join("crashed");
+    crash_copy(&config.dir, &copy.dir);
+    copy
+}
+
+pub(crate) fn check_payloads(records: &[Record], payload_bytes: usize, about: &str) {
+    for record in records {
+        assert_eq!(record.payload, payload(record.lsn.0, payload_bytes), "{about}: record {}", record.lsn);
+        assert_eq!(record.kind, record.lsn.0 as u8, "{about}");
+    }
+}
+
+/// The log takes records again, and keeps them.
+pub(crate) fn goes_on(log: &SyncLog, config: &Config, payload_bytes: usize) {
+    let head = log.head();
+    fill(log, 3, payload_bytes);
+    log.close().unwrap();
+    let (log, found) = open(config);
+    assert_eq!(found.head, Lsn(head.0 + 3));
+    let records = read(&log, head).unwrap();
+    assert_eq!(records.len(), 3);
+    check_payloads(&records, payload_bytes, "after recovery");
 }
