@@ -41,7 +41,8 @@ const TICK: Duration = Duration::from_secs(1);
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let registry = Registry::new();
     let doors = Doors::read(&config)?;
-    doors::refuse_open(&config).await?;
+    doors::refuse_open(&config, &doors).await?;
+    doors::warn_of_certificate_user(&config, &doors).await;
     let (sync, workers) = match config.sync_enabled() {
         true => {
             let (sync, workers) = build_sync(&config, &doors, &registry).await?;
@@ -69,7 +70,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let tls = doors.tls.clone();
     let listeners = doors.open(&config, watch, metrics).await.context("open the proxy's port")?;
     let listen: Vec<_> = listeners.iter().map(|listener| listener.place().to_string()).collect();
-    let program = Arc::new(Program::new(config, sync, &registry)?);
+    let gates = listeners.iter().filter_map(Listener::gate).collect();
+    let program = Arc::new(Program::new(config, sync, gates, &registry)?);
     let admin = admin::Admin::bind(program.admin_config(), program.clone(), registry.clone())
         .await
         .context("open the admin port")?;

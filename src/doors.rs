@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use futures_util::future::join_all;
-use proxy::{Listener, Place, ServerTls, ServerTlsFiles, Upstream, UpstreamTls, Watch};
+use proxy::{Listener, Place, ServerTls, ServerTlsFiles, Upstream, UpstreamTls, UpstreamTlsFiles, Watch};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Listen, ListenerConfig};
+use crate::config::{Config, Listen, ListenerConfig, ProxyConfig};
 use crate::files;
 
 /// A certificate that ends sooner is spoken of at every start.
@@ -58,6 +58,7 @@ impl Doors {
             unix_mode: config.proxy.socket_mode,
             tls: tls.clone(),
             upstream,
+            guarded: is_guarded(config),
             connections_max,
             held_bytes_max: usize::try_from(config.proxy.held_bytes_max).unwrap_or(usize::MAX),
             handshake_timeout: config.proxy.handshake_timeout,
@@ -88,20 +89,34 @@ impl Doors {
     }
 }
 
+/// Whether a listener that others reach is to be guarded by mongod's own authentication.
+fn is_guarded(config: &Config) -> bool {
+    let ProxyConfig { allow_unauthenticated_remote, tls_client_ca_file, .. } = &config.proxy;
+    outward(config).is_some() && !allow_unauthenticated_remote && tls_client_ca_file.is_none()
+}
+
+/// The first listener that is reachable from other hosts.
+fn outward(config: &Config) -> Option<Listen> {
+    config.listens().into_iter().find(|listen| !listen.is_local())
+}
+
 /// A proxy beside mongod would give everybody who reaches it what mongod gives to its own host alone.
-pub(crate) async fn refuse_open(config: &Config) -> anyhow::Result<()> {
-    let listens = config.listens();
-    let Some(listen) = listens.iter().find(|listen| !listen.is_local()) else { return Ok(()) };
+///
+/// A mongod that is away, or appears later, is asked by the listener's gate.
+pub(crate) async fn refuse_open(config: &Config, doors: &Doors) -> anyhow::Result<()> {
+    let Some(listen) = outward(config) else { return Ok(()) };
     if config.proxy.allow_unauthenticated_remote {
         warn!(%listen, "proxy.allow_unauthenticated_remote is set: whoever reaches the proxy may do what mongod allows without a password");
         return Ok(());
     }
-    let open = any_is_open(config).await.context(
-        "ask the local mongod whether it wants authentication (the proxy listens beyond loopback)",
-    )?;
+    let asked = join_all(doors.upstreams.iter().map(Upstream::is_open)).await;
+    let open = asked.iter().any(|answer| matches!(answer, Ok(true)));
     if open && config.proxy.tls_client_ca_file.is_some() {
         info!(%listen, "the local mongod takes commands without authentication: only the certificates of proxy.tls_client_ca_file keep others out");
         return Ok(());
+    }
+    if let (Some(Err(error)), true) = (asked.iter().find(|answer| answer.is_err()), is_guarded(config)) {
+        warn!(%error, "a local mongod cannot be asked yet whether it wants authentication: until then no client is served by its listener");
     }
     if open {
         bail!(
@@ -114,27 +129,19 @@ pub(crate) async fn refuse_open(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether one of the servers takes commands without authentication. Those that are away are not waited for, as long
-/// as one of them answers.
-async fn any_is_open(config: &Config) -> anyhow::Result<bool> {
-    let uri = config.local.uri.expose();
-    let servers = servers(config);
-    let mut asked: Vec<_> =
-        servers.iter().map(|server| replicator::takes_unauthenticated_commands(uri, Some(server))).collect();
-    if asked.is_empty() {
-        asked.push(replicator::takes_unauthenticated_commands(uri, None));
+/// A certificate that is shown for every client must not be somebody.
+pub(crate) async fn warn_of_certificate_user(config: &Config, doors: &Doors) {
+    if config.local.clients_cert_key_file.is_none() {
+        return;
     }
-    let (mut closed, mut last_error) = (false, None);
-    for answer in join_all(asked).await {
-        match answer {
-            Ok(true) => return Ok(true),
-            Ok(false) => closed = true,
-            Err(error) => last_error = Some(error),
+    for user in join_all(doors.upstreams.iter().map(Upstream::certificate_user)).await {
+        if let Ok(Some(user)) = user {
+            warn!(
+                user,
+                "local.clients_cert_key_file is a user of the local mongod: every client can log in as it (MONGODB-X509), without a password"
+            );
+            return;
         }
-    }
-    match last_error {
-        Some(error) if !closed => Err(error.into()),
-        _ => Ok(false),
     }
 }
 
@@ -155,7 +162,9 @@ fn upstreams(config: &Config) -> anyhow::Result<Vec<Upstream>> {
     let upstream = |(host, port): (String, u16)| {
         let is_v6 = host.contains(':');
         let address = if is_v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        let tls = uri.tls().map(|files| UpstreamTls::load(&host, files)).transpose()?;
+        let cert_key_file = config.local.clients_cert_key_file.clone();
+        let files = uri.tls().map(|files| UpstreamTlsFiles { cert_key_file, ..files.clone() });
+        let tls = files.map(|files| UpstreamTls::load(&host, &files)).transpose()?;
         Ok(Upstream { tls, ..Upstream::plain(address) })
     };
     servers.into_iter().map(upstream).collect()

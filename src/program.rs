@@ -18,6 +18,7 @@ use admin::{
 };
 use capture::Capture;
 use prometheus::Registry;
+use proxy::{Entry, Gate};
 use record::Namespace;
 use replicator::{Activity, ControlError, Desired, Link, Orphan, Pending, Retuned, Shared, now_ms};
 use synclog::SyncLog;
@@ -52,6 +53,8 @@ pub(crate) struct Program {
     /// The proxy takes clients, and the log is open.
     pub(crate) ready: AtomicBool,
     pub(crate) replicator_died: AtomicBool,
+    /// Of the listeners that serve clients only while mongod wants authentication.
+    gates: Vec<Gate>,
     counts_since: Mutex<SystemTime>,
     started_ms: u64,
     /// Codes of the warnings that were said last.
@@ -60,12 +63,18 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    pub(crate) fn new(config: Config, sync: Option<Sync>, registry: &Registry) -> anyhow::Result<Program> {
+    pub(crate) fn new(
+        config: Config,
+        sync: Option<Sync>,
+        gates: Vec<Gate>,
+        registry: &Registry,
+    ) -> anyhow::Result<Program> {
         Ok(Program {
             config,
             sync,
             ready: AtomicBool::new(false),
             replicator_died: AtomicBool::new(false),
+            gates,
             counts_since: Mutex::new(SystemTime::now()),
             started_ms: now_ms(),
             said: Mutex::default(),
@@ -107,6 +116,18 @@ impl Program {
             info!("the sync log has room again");
         }
         *said = warnings.iter().map(|it| it.code).collect();
+    }
+
+    /// All that somebody should look at.
+    fn warnings(&self) -> Vec<Warning> {
+        let sync = self.sync.as_ref().map(|sync| warnings(&self.config, sync));
+        let open = self.gates.iter().any(|gate| gate.entry() == Entry::Shut).then_some(Warning {
+            code: "MONGOD_OPEN",
+            text: "clients are turned away: the local mongod takes commands without authentication, and other hosts reach the proxy"
+                .to_owned(),
+            action: "switch authentication on in mongod and create a user; docs/security.md names other ways",
+        });
+        open.into_iter().chain(sync.into_iter().flatten()).collect()
     }
 
     fn checks(&self) -> Checks {
@@ -250,7 +271,14 @@ impl Program {
 
 impl System for Program {
     fn not_ready(&self) -> Vec<&'static str> {
-        if self.ready.load(Ordering::Acquire) { Vec::new() } else { vec!["proxy"] }
+        let mut parts = Vec::new();
+        if !self.ready.load(Ordering::Acquire) {
+            parts.push("proxy");
+        }
+        if self.gates.iter().any(|gate| gate.entry() != Entry::Open) {
+            parts.push("authentication");
+        }
+        parts
     }
 
     fn before_scrape(&self) {
@@ -272,16 +300,16 @@ impl System for Program {
     }
 
     async fn health(&self) -> Health {
-        let warnings = self.sync.as_ref().map(|sync| warnings(&self.config, sync)).unwrap_or_default();
-        let (errors, warnings): (Vec<_>, Vec<_>) = warnings
+        let (errors, warnings): (Vec<_>, Vec<_>) = self
+            .warnings()
             .into_iter()
-            .partition(|it| matches!(it.code, "LOG_POISONED" | "LOG_FULL" | "LOCAL_AWAY"));
+            .partition(|it| matches!(it.code, "LOG_POISONED" | "LOG_FULL" | "LOCAL_AWAY" | "MONGOD_OPEN"));
         let texts = |list: Vec<Warning>| list.into_iter().map(|it| it.text).collect();
         Health::judge(self.checks(), texts(warnings), texts(errors))
     }
 
     async fn report(&self) -> Report {
-        let warnings = self.sync.as_ref().map(|sync| warnings(&self.config, sync)).unwrap_or_default();
+        let warnings = self.warnings();
         let recommend = |it: &Warning| Recommendation {
             code: it.code.to_owned(),
             text: it.text.clone(),

@@ -66,6 +66,11 @@ pub(super) fn refuse(config: &Config, reader: &mut Reader) {
         "is for a port; a Unix socket (proxy.listen) takes no TLS",
     );
     reader.forbid(
+        local.clients_cert_key_file.is_some() && local.uri.tls().is_none(),
+        &["local.clients_cert_key_file", "local.uri"],
+        "is shown over TLS only: add tls=true to local.uri",
+    );
+    reader.forbid(
         local.uri.tls().is_some() && !local.uri.sockets().is_empty(),
         &["local.uri"],
         "asks for TLS over a Unix socket, which mongod does not take there: leave tls=true out",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use mongodb::error::ErrorKind;
-use mongodb::options::{AuthMechanism, ConnectionString, HostInfo, ServerAddress, Tls};
+use mongodb::options::{ConnectionString, HostInfo, ServerAddress, Tls};
 use proxy::UpstreamTlsFiles;
 
 /// A text that Debug and Display never show.
@@ -55,10 +55,8 @@ impl Uri {
             return Err(NO_SUCH_CHECK.to_owned());
         }
         let parsed = ConnectionString::parse(text).map_err(|error| reason(&error))?;
-        let by_certificate = parsed.credential.as_ref().and_then(|it| it.mechanism.as_ref())
-            == Some(&AuthMechanism::MongoDbX509);
         let is_direct = parsed.direct_connection == Some(true);
-        let tls = parsed.tls.and_then(|tls| forwarded(tls, by_certificate));
+        let tls = parsed.tls.and_then(forwarded);
         let (mut hosts, mut sockets) = (Vec::new(), Vec::new());
         if let HostInfo::HostIdentifiers(addresses) = parsed.host_info {
             for address in addresses {
@@ -96,7 +94,7 @@ impl Uri {
 
     /// TLS as clients' connections to this server need it; `None`: plain.
     ///
-    /// A certificate that is a user (`authMechanism=MONGODB-X509`) is not among it: every client could log in with it.
+    /// dualsync's own certificate is not among it: every client could log in as its user (MONGODB-X509).
     pub(crate) fn tls(&self) -> Option<&UpstreamTlsFiles> {
         self.tls.as_ref()
     }
@@ -160,11 +158,11 @@ fn is_secret_option(name: &str) -> bool {
     ["password", "properties", "token", "secret", "username"].iter().any(|part| name.contains(part))
 }
 
-fn forwarded(tls: Tls, certificate_is_user: bool) -> Option<UpstreamTlsFiles> {
+fn forwarded(tls: Tls) -> Option<UpstreamTlsFiles> {
     let Tls::Enabled(tls) = tls else { return None };
     Some(UpstreamTlsFiles {
         ca_file: tls.ca_file_path,
-        cert_key_file: tls.cert_key_file_path.filter(|_| !certificate_is_user),
+        cert_key_file: None,
         allow_invalid_certificates: tls.allow_invalid_certificates.unwrap_or(false),
     })
 }
@@ -261,17 +259,16 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_is_a_user_is_not_shown_for_clients() {
+    fn our_own_certificate_is_not_shown_for_clients() {
         let tls = |text: &str| Uri::parse(text).unwrap().tls().cloned();
         assert_eq!(tls("mongodb://a"), None);
         let files = UpstreamTlsFiles {
             ca_file: Some("ca.pem".into()),
-            cert_key_file: Some("me.pem".into()),
+            cert_key_file: None,
             allow_invalid_certificates: false,
         };
         let options = "tls=true&tlsCAFile=ca.pem&tlsCertificateKeyFile=me.pem";
         assert_eq!(tls(&format!("mongodb://a/?{options}")), Some(files.clone()));
-        let user = format!("mongodb://a/?{options}&authMechanism=MONGODB-X509");
-        assert_eq!(tls(&user), Some(UpstreamTlsFiles { cert_key_file: None, ..files }));
+        assert_eq!(tls(&format!("mongodb://a/?{options}&authMechanism=MONGODB-X509")), Some(files));
     }
 }

@@ -105,9 +105,12 @@ settings! {
     /// The local mongod, the source.
     LocalConfig = "local" {
         /// The one server that the proxy forwards to; with proxy.listeners, the replica set of which dualsync reads
-        /// the primary. User and password serve only dualsync's own reads; the options for TLS (tls, tlsCAFile,
-        /// tlsCertificateKeyFile, tlsAllowInvalidCertificates) count for all connections.
+        /// the primary. User, password and tlsCertificateKeyFile serve only dualsync's own reads; the other options for
+        /// TLS (tls, tlsCAFile, tlsAllowInvalidCertificates) count for all connections.
         uri: Uri = "mongodb://localhost:27017/", servers();
+        /// Certificate with its key, as PEM, that mongod is shown for clients' connections, where it asks for one. It
+        /// should be no user of mongod: every client could log in as that one. Empty: none is shown.
+        clients_cert_key_file: Option<PathBuf> = "", file().optional();
     }
 
     /// The remote cluster, the target.

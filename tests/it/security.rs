@@ -4,8 +4,10 @@
 mod auth;
 mod bypass;
 mod doors;
+mod guard;
 mod tls;
 mod unix;
+mod x509;
 
 use std::path::Path;
 use std::process::Stdio;

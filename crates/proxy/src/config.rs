@@ -18,6 +18,8 @@ pub struct Config {
     pub tls: Option<Arc<ServerTls>>,
     /// The local mongod.
     pub upstream: Upstream,
+    /// Whether clients are served only while mongod takes no commands without authentication.
+    pub guarded: bool,
     /// The address that hello replies name; `None`: the one that the client dialled.
     pub advertise: Option<String>,
     /// The member that `upstream` is, as its replica set names it, where that matters: other listeners lead to other
@@ -54,6 +56,7 @@ impl Config {
             unix_mode: 0o700,
             tls: None,
             upstream: Upstream::plain("127.0.0.1:27017"),
+            guarded: false,
             advertise: None,
             member: None,
             others: Vec::new(),

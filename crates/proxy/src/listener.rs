@@ -20,6 +20,7 @@ use tracing::{Instrument, debug, error, info_span, warn};
 use crate::{
     bind::{BindError, Socket},
     config::Config,
+    gate::{Gate, Keeper},
     held::Held,
     metrics::Metrics,
     nudge::Nudge,
@@ -36,6 +37,7 @@ const MEND_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Listener {
     socket: Socket,
     place: Place,
+    keeper: Option<Keeper>,
     shared: Arc<Shared>,
 }
 
@@ -69,7 +71,12 @@ impl Listener {
         let place = socket
             .place()
             .map_err(|source| BindError::Address { listen: config.listen.to_string(), source })?;
+        let (gate, keeping) = match config.guarded {
+            true => Some(Gate::new(config.upstream.clone())).unzip(),
+            false => (None, None),
+        };
         let shared = Arc::new(Shared {
+            gate,
             held,
             watcher,
             open,
@@ -77,13 +84,19 @@ impl Listener {
             upstream: Outage::default(),
             misnamed: Outage::default(),
             old: Outage::default(),
+            nameless: Outage::default(),
             strangers: Rarely::default(),
             unreadable: Rarely::default(),
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
             config,
         });
-        Ok(Listener { socket, place, shared })
+        Ok(Listener { socket, place, keeper: keeping.map(Keeper::start), shared })
+    }
+
+    /// Whether clients are let in, where that depends on mongod ([`Config::guarded`]).
+    pub fn gate(&self) -> Option<Gate> {
+        self.shared.gate.clone()
     }
 
     /// Where it listens, with the port that was taken.
@@ -93,7 +106,7 @@ impl Listener {
 
     /// Serves clients until `shutdown`, then drains. All sessions have ended when it returns.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Listener { socket, shared, .. } = self;
+        let Listener { socket, shared, keeper: _keeper, .. } = self;
         let mut sessions = JoinSet::new();
         let mut next_id = 0_u64;
         let (full, failing) = (Outage::default(), Outage::default());

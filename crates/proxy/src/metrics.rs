@@ -45,6 +45,8 @@ pub(crate) enum Reason {
     Idle,
     /// It writes in a way that nobody would see.
     OldWrite,
+    /// Nothing but us would keep it from doing what it likes.
+    Unguarded,
 }
 
 impl Reason {
@@ -57,6 +59,7 @@ impl Reason {
             Reason::Stalled => "stalled",
             Reason::Idle => "idle",
             Reason::OldWrite => "old_write",
+            Reason::Unguarded => "mongod_open",
         }
     }
 }
@@ -125,6 +128,7 @@ impl Metrics {
             Reason::Stalled,
             Reason::Idle,
             Reason::OldWrite,
+            Reason::Unguarded,
         ] {
             turned_away.with_label_values(&[reason.label()]);
         }

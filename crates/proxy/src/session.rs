@@ -22,11 +22,13 @@ use wire::{Address, FrameReader, hello::Facts};
 
 use crate::{
     config::Config,
+    gate::Gate,
     held::Held,
     limits::Limits,
     members::{self, Dialled},
     metrics::{Metrics, Reason},
     rarely::Rarely,
+    refusal,
     relay::{Client, Conversation, Replies, Requests, Watching},
     source::{Filled, Source},
     stream::Stream,
@@ -38,6 +40,8 @@ use crate::{
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) watcher: Option<Arc<Watcher>>,
+    /// Where it depends on mongod who is served.
+    pub(crate) gate: Option<Gate>,
     pub(crate) held: Held,
     /// A place for each connection that may be open, over all listeners.
     pub(crate) open: Arc<Semaphore>,
@@ -47,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) misnamed: Outage,
     /// The server behind this listener is older than those that we know.
     pub(crate) old: Outage,
+    /// The server seems to want to see a certificate.
+    pub(crate) nameless: Outage,
     /// Clients that do not speak as we do.
     pub(crate) strangers: Rarely,
     /// Hello replies that cannot be read.
@@ -82,6 +88,7 @@ impl Shared {
         match dialled {
             Ok(dialled) => {
                 self.upstream.ended("mongod is reachable again");
+                let Some(client) = self.let_in(client, guest).await else { return };
                 if let Err(error) = self.join(client, dialled, guest).await {
                     debug!(%error, "the session ended early");
                 }
@@ -127,6 +134,28 @@ impl Shared {
         }
     }
 
+    /// The client, unless it must stay outside: then it is told why. Called when its connection to mongod stands, so that
+    /// what is known is of that mongod, or older.
+    async fn let_in(&self, mut client: Stream, guest: Guest) -> Option<Stream> {
+        let Some(gate) = &self.gate else { return Some(client) };
+        let passed = select! {
+            passed = gate.pass() => passed,
+            () = self.drain.cancelled() => return None,
+        };
+        let Err(why) = passed else { return Some(client) };
+        self.turn_away(guest, Reason::Unguarded, why);
+        let told = async {
+            let told = timeout(TELL_MAX, refusal::tell(&mut client, why)).await;
+            debug!(?told, "the client was told why");
+            timeout(CLOSE_MAX, linger(&mut client)).await
+        };
+        select! {
+            _ = told => {}
+            () = self.drain.cancelled() => {}
+        }
+        None
+    }
+
     /// What a hello reply says of the server behind this listener.
     fn met(&self, facts: &Facts) {
         match facts.wire_version {
@@ -155,6 +184,13 @@ impl Shared {
         let dialled = Dialled { address: client.local_addr()?.map(canonical), host: client.asked_for() };
         let names = members::names(&self.config, &dialled);
         let met = |facts: &Facts| self.met(facts);
+        let nameless = self.config.upstream.tls.as_ref().is_some_and(|tls| !tls.shows_certificate());
+        let unheard = || {
+            // Without a certificate that it wants, mongod closes after the handshake, and says so to its own log only.
+            if nameless {
+                self.nameless.began(&"closed without an answer", NO_CERTIFICATE);
+            }
+        };
         let turn_away = |reason: Reason, what: &str| self.turn_away(guest, reason, what);
         let may_be_tls = !matches!(client, Stream::Tls(_));
         let (client_in, client_out) = client.into_split();
@@ -183,6 +219,8 @@ impl Shared {
             held: &self.held,
             names: &names,
             met: &met,
+            heard: false,
+            unheard: &unheard,
             metrics: &self.metrics,
             unreadable: &self.unreadable,
         };
@@ -281,8 +319,11 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Of 6.0, the first that takes commands by OP_MSG only.
 pub(crate) const OLDEST_WIRE_VERSION: i32 = 17;
+const NO_CERTIFICATE: &str = "mongod closes connections before it answers anything: if it wants certificates (its log says so), set local.clients_cert_key_file";
 const OLD_SERVER: &str = "the local mongod is older than 6.0, for which dualsync is not made: what older protocols write there is not let through";
 const CLOSE_MAX: Duration = Duration::from_secs(1);
+/// How long a client that is not served may take for the request that is answered with the reason.
+const TELL_MAX: Duration = Duration::from_secs(2);
 const PLAIN_ON_TLS: &str = "it does not speak TLS, and this port wants it (proxy.tls_cert_file): give the client tls=true and tlsCAFile";
 const TLS_ON_PLAIN: &str = "it speaks TLS, and this port does not: set proxy.tls_cert_file, or take tls=true out of the client's settings";
 

@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use crate::{
+    line::Line,
     place::Place,
     stream::{Stream, prepare},
     tls::UpstreamTls,
@@ -48,6 +49,18 @@ impl Upstream {
             .map_err(|error| io::Error::new(error.kind(), format!("connect to {}: {error}", self.address)))?;
         let via = stream.local_addr()?.map_or_else(|| "unix".to_owned(), |address| address.to_string());
         Ok(Dialled { stream, via })
+    }
+
+    /// Whether mongod takes commands from somebody who comes this way and has not logged in.
+    ///
+    /// It does as well while it has no users and takes us for its own host (the localhost exception).
+    pub async fn is_open(&self) -> io::Result<bool> {
+        Line::open(self).await?.is_open().await
+    }
+
+    /// The user that mongod makes of the certificate that it is shown this way (MONGODB-X509); `None`: nobody.
+    pub async fn certificate_user(&self) -> io::Result<Option<String>> {
+        Line::open(self).await?.log_in_by_certificate().await
     }
 
     async fn connect(&self) -> io::Result<Stream> {

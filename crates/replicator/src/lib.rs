@@ -42,9 +42,7 @@ pub use orphans::Orphan;
 use prometheus::Registry;
 use record::{Mark, Namespace, Record, RecordKind};
 pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_ms};
-pub use source::{
-    Collection, Dial, Dialled, Duplex, answer, collection, cursor, next, takes_unauthenticated_commands,
-};
+pub use source::{Collection, Dial, Dialled, Duplex, answer, collection, cursor, next};
 pub use state::{Bypass, Cause, DeadLetter, Desired, Dirty, Filter};
 use synclog::{Lsn, ReadError, Reader, SyncLog};
 pub use target::{OWN_DATABASE, Reply, Validation, WriteError};

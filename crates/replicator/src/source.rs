@@ -12,12 +12,12 @@ use bson::raw::{RawArrayBuf, RawDocumentBuf};
 use bson::{Timestamp, cstr, doc, rawdoc};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use mongodb::options::{AuthMechanism, ClientOptions, ServerAddress, Tls};
+use mongodb::options::ClientOptions;
 use mongodb::{Client, Cursor};
 use record::{Key, Namespace};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use crate::error::{Class, ServerError, UNAUTHORIZED};
+use crate::error::{Class, ServerError};
 
 /// Our own connections to the source, as mongod shows them.
 const APP_NAME: &str = "dualsync replicator";
@@ -327,36 +327,6 @@ pub(crate) async fn namespaces(client: &Client, only: Option<&str>) -> Result<Ve
         }
     }
     Ok(found)
-}
-
-/// Whether a server lets a stranger see its databases: asked as `uri` says (`host` instead of its own), but without its
-/// user, and without a certificate that is one.
-///
-/// That holds as well while it has no users and takes us for its own host (the localhost exception; seen on 6.0.5).
-pub async fn takes_unauthenticated_commands(
-    uri: &str,
-    host: Option<&(String, u16)>,
-) -> Result<bool, ServerError> {
-    let mut options = ClientOptions::parse(uri).await?;
-    if let Some((host, port)) = host {
-        options.hosts = vec![ServerAddress::Tcp { host: host.clone(), port: Some(*port) }];
-    }
-    if let Some(credential) = options.credential.take()
-        && credential.mechanism == Some(AuthMechanism::MongoDbX509)
-        && let Some(Tls::Enabled(tls)) = &mut options.tls
-    {
-        tls.cert_key_file_path = None;
-    }
-    options.direct_connection = Some(true);
-    options.repl_set_name = None;
-    options.server_selection_timeout = Some(Duration::from_secs(5));
-    let client = Client::with_options(options)?;
-    let admin = client.database("admin");
-    match answer("listDatabases", admin.run_command(doc! {"listDatabases": 1, "nameOnly": true})).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.code == Some(UNAUTHORIZED) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// The number of an operation that runs and may write, unless it is one of ours.

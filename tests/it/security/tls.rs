@@ -46,8 +46,9 @@ async fn both_sides_speak_tls_and_everything_is_followed() -> Result<()> {
     let ca = Authority::new()?;
     // It wants a certificate of every connection, dualsync's own reads and clients' alike.
     let source = Source::Standalone(mongod_with_tls(&ca, &ca.identity("mongod")?, &[]).await?);
-    let identity = ca.identity("proxy")?;
-    let stage = Stage::start_with(source, |builder| server(builder, &identity)).await?;
+    let (identity, clients) = (ca.identity("proxy")?, ca.identity("clients")?);
+    let shown = ("DUALSYNC_LOCAL_CLIENTS_CERT_KEY_FILE", &clients.cert_key_file);
+    let stage = Stage::start_with(source, |builder| server(builder, &identity).env(shown.0, shown.1)).await?;
     used_by_rust(&over_tls(&stage.dualsync, &ca.ca_file(), ""), "rust").await?;
     used_by_python(&over_tls(&stage.dualsync, &ca.ca_file(), ""), "python").await?;
     let documents = stage.assert_equal().await?.documents();
@@ -62,7 +63,9 @@ async fn both_sides_speak_tls_and_everything_is_followed() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_without_a_reply_is_looked_for_over_tls() -> Result<()> {
     let ca = Authority::new()?;
-    let mongod = mongod_with_tls(&ca, &ca.identity("mongod")?, &TEST_COMMANDS).await?;
+    let none_needed = "--tlsAllowConnectionsWithoutCertificates";
+    let args = [&TEST_COMMANDS[..], &[none_needed]].concat();
+    let mongod = mongod_with_tls(&ca, &ca.identity("mongod")?, &args).await?;
     let mut stage = Stage::start(Source::Standalone(mongod)).await?;
     killed_under_an_update(&mut stage).await?;
     stage.dualsync.wait_for_log("has ended on the source", QUICK).await?;

@@ -8,7 +8,7 @@
 //! - a client that is gone still has its replies read, as long as a captured write is under way
 //! - bytes that are no frames (mongod's text for a browser) go on as they are, to the end
 
-use std::io::ErrorKind;
+use std::io;
 
 use bytes::Bytes;
 use capture::Lost;
@@ -43,6 +43,10 @@ pub(crate) struct Replies<'a, R, W> {
     pub(crate) names: &'a Names,
     /// Told what a hello reply says of the server.
     pub(crate) met: &'a (dyn Fn(&Facts) + Sync),
+    /// A reply has come.
+    pub(crate) heard: bool,
+    /// Told when mongod closes before it has answered anything.
+    pub(crate) unheard: &'a (dyn Fn() + Sync),
     pub(crate) metrics: &'a Metrics,
     /// Log lines about hello replies that cannot be read.
     pub(crate) unreadable: &'a Rarely,
@@ -75,6 +79,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
 
     async fn forward_one(&mut self) -> Result<(), End> {
         let reply = self.next_reply().await?;
+        self.heard = true;
         let meant = self.conversation.outstanding().meant(&reply.header);
         match meant {
             ReplyTo::Plain if self.is_packed_stream(reply) => self.send_packed(reply).await?,
@@ -119,7 +124,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
                 return Err(End(Lost::Broken));
             }
             select! {
-                filled = self.upstream.fill() => more(filled)?,
+                filled = self.upstream.fill() => self.more(filled)?,
                 () = self.conversation.drain.notified() => {}
             }
         }
@@ -217,6 +222,13 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
         }
     }
 
+    /// mongod has closed: without a word?
+    fn mute(&self) {
+        if !self.heard && !self.conversation.outstanding().is_empty() {
+            (self.unheard)();
+        }
+    }
+
     /// Takes off what the reply has ended; the write that it answers.
     fn settle(&self, reply: Reply) -> Option<Captured> {
         let settled = self.conversation.outstanding().settle(&reply.header, reply.more_to_come);
@@ -307,7 +319,25 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
     }
 
     async fn fill(&mut self) -> Result<(), End> {
-        more(self.upstream.fill().await)
+        let filled = self.upstream.fill().await;
+        self.more(filled)
+    }
+
+    fn more(&self, filled: io::Result<Filled>) -> Result<(), End> {
+        match filled {
+            Ok(Filled::More) => Ok(()),
+            Ok(Filled::End) => {
+                self.mute();
+                Err(End(Lost::ServerClosed))
+            }
+            // Closing over what it has not read, as our own fence behind what it cannot read.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(End(Lost::ServerClosed)),
+            Err(error) => {
+                debug!(%error, "mongod's side broke");
+                self.mute();
+                Err(End(Lost::Broken))
+            }
+        }
     }
 }
 
@@ -348,14 +378,4 @@ fn more_inside(frame: &[u8]) -> bool {
 fn says_unauthorized(reply: &[u8]) -> bool {
     const UNAUTHORIZED: i32 = 13;
     OpMsg::parse(reply).is_ok_and(|reply| reply.body().get_i32("code").is_ok_and(|code| code == UNAUTHORIZED))
-}
-
-fn more(filled: std::io::Result<Filled>) -> Result<(), End> {
-    match filled {
-        Ok(Filled::More) => Ok(()),
-        Ok(Filled::End) => Err(End(Lost::ServerClosed)),
-        // Closing over what it has not read, as our own fence behind what it cannot read.
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(End(Lost::ServerClosed)),
-        Err(_) => Err(End(Lost::Broken)),
-    }
 }

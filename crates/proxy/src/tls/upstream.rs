@@ -19,12 +19,12 @@ use super::{
 };
 use crate::stream::Stream;
 
-/// What `local.uri` says about TLS; the names are its options'.
+/// What `local.uri` says about TLS for clients' connections; the names are its options'.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UpstreamTlsFiles {
     /// `tlsCAFile`; `None`: the CAs that browsers trust.
     pub ca_file: Option<PathBuf>,
-    /// `tlsCertificateKeyFile`: what mongod is shown, for every client's connection.
+    /// `local.clients_cert_key_file`: what mongod is shown, for every client's connection.
     pub cert_key_file: Option<PathBuf>,
     /// `tlsAllowInvalidCertificates`: mongod may be anybody.
     pub allow_invalid_certificates: bool,
@@ -41,7 +41,7 @@ impl UpstreamTls {
     /// Reads the files. `host` is the name that mongod's certificate must have, and that it is told (SNI).
     pub fn load(host: &str, files: &UpstreamTlsFiles) -> Result<UpstreamTls, TlsError> {
         const CA: &str = "local.uri (tlsCAFile)";
-        const CERT_KEY: &str = "local.uri (tlsCertificateKeyFile)";
+        const CERT_KEY: &str = "local.clients_cert_key_file";
         let roots = match &files.ca_file {
             Some(file) => roots(CA, file)?,
             None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
@@ -73,6 +73,11 @@ impl UpstreamTls {
             problem: "is no name that a certificate can have".to_owned(),
         })?;
         Ok(UpstreamTls { config: Arc::new(config), name })
+    }
+
+    /// Whether there is a certificate that mongod is shown.
+    pub(crate) fn shows_certificate(&self) -> bool {
+        self.config.client_auth_cert_resolver.has_certs()
     }
 
     /// Shakes hands over a new connection.
