@@ -221,9 +221,7 @@ impl Pump {
             return Ok(Step::Wait(rest));
         }
         let size = self.pace.entries();
-        if self.feed().is_empty() {
-            self.fill(size);
-        }
+        self.fill(size);
         let (part, oldest_ms) = {
             let mut feed = self.feed();
             let oldest_ms = feed.oldest_ms();
