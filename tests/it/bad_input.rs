@@ -11,13 +11,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bson::raw::{CString, RawDocumentBuf, cstr};
+use bson::raw::{CString, RawDocument, RawDocumentBuf, cstr};
 use bson::{Document, doc, rawdoc};
 use testkit::{Mongod, wait_for};
 use tokio::task::JoinHandle;
 
 use crate::support::{Source, Stage};
-use raw::{CHECKSUM_PRESENT, OP_COMPRESSED, OP_MSG, Socket, answer, body, frame, header, op_msg, sequence};
+use raw::{
+    CHECKSUM_PRESENT, MORE_TO_COME, OP_COMPRESSED, OP_MSG, Socket, answer, body, frame, header, op_msg,
+    sequence,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_frames_are_answered_as_by_mongod() -> Result<()> {
@@ -158,6 +161,19 @@ fn cases() -> Result<Vec<(&'static str, Vec<u8>)>> {
     let not_compressed = [0xdd, 7, 0, 0, 35, 0, 0, 0, 2, 1, 2, 3];
     let hello = b"admin.$cmd\0\0\0\0\0\xff\xff\xff\xff";
     let hello = [&[0; 4], hello.as_slice(), rawdoc! {"isMaster": "text"}.as_bytes()].concat();
+    let mut noisy = body(&rawdoc! {"hello": 1, "$db": "NOISE"});
+    let noise = noisy.windows(5).position(|window| window == b"NOISE").context("no noise")?;
+    noisy[noise] = 0xff;
+    let query = |ns: &[u8], body: &RawDocument| {
+        frame(2004, &[&[0; 4], ns, &[0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], body.as_bytes()].concat())
+    };
+    let old_insert = frame(2002, &[&[0; 4], b"it.bad\0".as_slice(), docs[0].as_bytes()].concat());
+    let selector = rawdoc! {"_id": 900};
+    let old_update =
+        [&[0; 4], b"it.bad\0".as_slice(), &[1, 0, 0, 0], selector.as_bytes(), docs[1].as_bytes()].concat();
+    let old_delete = [&[0; 4], b"it.bad\0".as_slice(), &[0; 4], selector.as_bytes()].concat();
+    let old_write = rawdoc! {"insert": "bad", "documents": [{"_id": 920}]};
+    let wrapped = rawdoc! {"$query": old_write.clone()};
     Ok(vec![
         ("nothing wrong", whole()),
         ("nothing at all", Vec::new()),
@@ -178,10 +194,23 @@ fn cases() -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("an unknown opcode", behind(frame(4711, &ping()))),
         ("opcode 0", behind(frame(0, &ping()))),
         ("OP_REPLY as a request", behind(frame(1, &ping()))),
-        ("OP_INSERT", behind(frame(2002, &[&[0; 4], b"it.bad\0".as_slice(), docs[0].as_bytes()].concat()))),
+        // wire-facts 1.1: closed, nothing is applied; or answered with an error.
+        ("OP_INSERT", behind(old_insert.clone())),
+        ("OP_INSERT, compressed", behind(raw::compressed(&old_insert))),
+        ("OP_UPDATE", behind(frame(2001, &old_update))),
+        ("OP_DELETE", behind(frame(2006, &old_delete))),
+        ("OP_GET_MORE", behind(frame(2005, &[&[0; 4], b"it.bad\0".as_slice(), &[0; 12]].concat()))),
+        ("OP_KILL_CURSORS", behind(frame(2007, &[&[0; 4], &[1, 0, 0, 0][..], &[0; 8]].concat()))),
+        ("a write by OP_QUERY", behind(query(b"it.$cmd", &old_write))),
+        ("a write by OP_QUERY, wrapped", behind(query(b"it.$cmd", &wrapped))),
+        ("a read by OP_QUERY", behind(query(b"it.bad", &selector))),
+        ("compressed twice", behind(raw::compressed(&raw::compressed(&whole())))),
         ("OP_QUERY that is no hello", behind(frame(2004, &hello))),
         ("OP_QUERY without a query", behind(frame(2004, &[0; 7]))),
         ("a hello that is none", behind(op_msg(0, &body(&rawdoc! {"hello": 1})))),
+        ("a hello whose error quotes noise", behind(op_msg(0, &noisy))),
+        ("a stream that is none", behind(op_msg(1 << 16, &ping()))),
+        ("a command that wants no answer", behind(op_msg(MORE_TO_COME, &ping()))),
         ("no $db", behind(op_msg(0, &body(&rawdoc! {"insert": "bad", "documents": [{"_id": 904}]})))),
         ("no command", behind(op_msg(0, &body(&rawdoc! {})))),
         ("no body", behind(op_msg(0, &sequence("documents", &docs, 0)))),

@@ -223,6 +223,9 @@ fn inflated(frame: &[u8]) -> Option<Vec<u8>> {
     if is_compressed { compressed::inflate(frame).ok() } else { None }
 }
 
+/// Fields that may have to be changed.
+const REWRITTEN: &[&str] = &["compression", "me", "primary", "hosts", "passives", "arbiters"];
+
 enum Edit {
     Keep,
     /// Keep it, behind what was written.
@@ -240,7 +243,13 @@ fn rewrite(
     let mut changed = false;
     for element in elements(document) {
         let element = element?;
-        match decide(&mut writer, element.name, element.value()?) {
+        let edit = match element.value() {
+            Ok(value) => decide(&mut writer, element.name, value),
+            // An error's message may quote bytes that are no text.
+            Err(_) if !REWRITTEN.contains(&element.name) => Edit::Keep,
+            Err(error) => return Err(error),
+        };
+        match edit {
             Edit::Keep => writer.copy(element.bytes),
             Edit::KeepBehind => {
                 writer.copy(element.bytes);

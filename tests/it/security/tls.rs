@@ -11,9 +11,9 @@ use bson::doc;
 use mongodb::Client;
 use testkit::mongod::Options;
 use testkit::tls::{Authority, Identity};
-use testkit::{Builder, Dualsync, Mongod};
+use testkit::{Builder, Dualsync, Mongod, wait_for};
 
-use super::{TEST_COMMANDS, killed_under_an_update, used_by_python, used_by_rust};
+use super::{TEST_COMMANDS, killed_under_an_update, run_python, used_by_python, used_by_rust};
 use crate::startup::{QUICK, refused};
 use crate::support::{BIN, Source, Stage};
 
@@ -272,3 +272,53 @@ async fn a_mongod_of_another_name_or_ca_is_not_talked_to() -> Result<()> {
         Dualsync::builder(BIN).local(uri).expect_warning("tlsAllowInvalidCertificates").start().await?;
     used_by_rust(&dualsync.uri(), "unchecked").await
 }
+
+/// wire-facts 2.3 (6): a set answers with the names of the horizon that SNI asks for. That is dualsync's SNI: clients are
+/// led back to it whatever they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_horizon_is_the_one_that_dualsync_asks_for() -> Result<()> {
+    let ca = Authority::new()?;
+    let key_file = ca.identity("mongod")?.cert_key_file.display().to_string();
+    let ca_file = ca.ca_file().display().to_string();
+    let none_needed = "--tlsAllowConnectionsWithoutCertificates";
+    let args = [
+        "--tlsMode",
+        "requireTLS",
+        "--tlsCertificateKeyFile",
+        &key_file,
+        "--tlsCAFile",
+        &ca_file,
+        none_needed,
+    ];
+    let mongod = Mongod::launch(Options {
+        args: args.map(str::to_owned).to_vec(),
+        repl_set: Some("rs".to_owned()),
+        uri_options: format!("tls=true&tlsCAFile={ca_file}"),
+        ..Options::default()
+    })
+    .await?;
+    let admin = mongod.client().await?.database("admin");
+    let member = doc! { "_id": 0, "host": mongod.address(), "horizons": { "outside": "localhost:27999" } };
+    admin.run_command(doc! { "replSetInitiate": { "_id": "rs", "members": [member] } }).await?;
+    wait_for("a primary", QUICK, async || {
+        let hello = admin.run_command(doc! { "hello": 1 }).await?;
+        Ok(hello.get_bool("isWritablePrimary")?.then_some(()))
+    })
+    .await?;
+    let local = mongod.uri().replace("127.0.0.1", "localhost");
+    let dualsync = Dualsync::builder(BIN).local(&local).start().await?;
+    run_python(HORIZON, &[&local, &dualsync.proxy_address()]).await
+}
+
+const HORIZON: &str = "
+import sys, pymongo
+direct, proxy = sys.argv[1:]
+told = pymongo.MongoClient(direct).admin.command('hello')
+assert (told['me'], told['hosts']) == ('localhost:27999', ['localhost:27999']), told
+client = pymongo.MongoClient(f'mongodb://{proxy}/?replicaSet=rs', serverSelectionTimeoutMS=10000)
+client.shop.things.insert_one({'_id': 1})
+told = client.admin.command('hello')
+assert (told['me'], told['hosts'], told['primary']) == (proxy, [proxy], proxy), told
+host, port = proxy.split(':')
+assert client.nodes == {(host, int(port))}, client.nodes
+";

@@ -144,6 +144,23 @@ fn a_reply_that_cannot_be_read_is_told_from_one_that_needs_nothing() {
     check(&compressed(&compressed(reply)), WireError::Compressed);
 }
 
+/// mongod quotes what it does not understand (seen on 6.0.5).
+#[test]
+fn an_error_that_quotes_noise_goes_on() {
+    let quoting = |name: &str| {
+        let mut fields = RawDocumentBuf::new();
+        fields.append(bson::raw::CString::try_from(name).unwrap(), "NOISE");
+        let mut frame = encode_msg(1, 2, Flags::default(), &[Section::Body(&fields)]).unwrap();
+        let at = frame.windows(5).position(|window| window == b"NOISE").unwrap();
+        frame[at] = 0xff;
+        rewrite_reply(&frame, &here(), Asked::Members)
+    };
+    assert_eq!(quoting("errmsg"), Ok(None));
+    for name in ["me", "primary", "hosts"] {
+        assert!(quoting(name).is_err(), "{name}");
+    }
+}
+
 #[test]
 fn a_standalone_has_nothing_to_rewrite() {
     for reply in [&recorded!("sa_hello_msg_reply")[..], recorded!("sa_ismaster_query_reply")] {
