@@ -90,6 +90,8 @@ impl Player {
             Err(_) if self.faults => {
                 self.tally.broken += 1;
                 self.connections[step.socket] = None;
+                // Else the script would be over before what went down is up again.
+                sleep(REST).await;
             }
             Err(error) => return Err(error),
         }
@@ -111,6 +113,9 @@ impl Player {
         let reply = connection.reply().await?;
         if step.way == Way::More {
             connection.more(step.body.get_str("$db")?, &reply).await?;
+        }
+        if reply.get_i32("code").is_ok_and(|code| NOT_NOW.contains(&code)) {
+            sleep(REST).await;
         }
         self.tally.refused += u64::from(!is_ok(&reply) || reply.contains_key("writeErrors"));
         Ok(())
@@ -153,4 +158,7 @@ fn is_ok(reply: &Document) -> bool {
 
 /// Longer than a restart of the proxy, or an election, takes on a busy machine.
 const CONNECT_MAX: Duration = Duration::from_secs(60);
+/// Not primary, stepping down, shutting down.
+const NOT_NOW: [i32; 7] = [91, 189, 10_107, 11_600, 11_602, 13_435, 13_436];
+const REST: Duration = Duration::from_millis(200);
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
