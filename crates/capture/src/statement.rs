@@ -70,7 +70,9 @@ impl Statement {
             return Statement::unreadable();
         };
         let many = flag(entry, "multi");
-        Change { query, change, of: entry, constants: document(entry, "c") }.statement(many, variables).0
+        let change = Change { query, change, of: entry, constants: document(entry, "c") };
+        let (statement, _) = change.statement(many, variables);
+        Statement { doubt: worse(statement.doubt, odd_option(entry)), ..statement }
     }
 
     /// An element of `deletes`.
@@ -90,7 +92,7 @@ impl Statement {
         }
         let of_server = server_chooses(&selected.touch, many);
         Statement {
-            doubt: selected.doubt.or(context(entry, many)).or(of_server),
+            doubt: selected.doubt.or(context(entry, many)).or(odd_option(entry)).or(of_server),
             touch: selected.touch,
             unnamed_upsert: false,
             many,
@@ -323,6 +325,14 @@ fn context(statement: &RawDocument, many: bool) -> Option<Doubt> {
     decides.then_some(Doubt::Context)
 }
 
+/// Whether an element of `updates` or `deletes` has an option that is not kept, such as `upsertSupplied` (which makes
+/// an upsert insert `c.new`: seen on 6.0.5), or one of a later server.
+fn odd_option(entry: &RawDocument) -> Option<Doubt> {
+    let known = |name: &str| OPTIONS.contains(&name);
+    let odd = entry.iter_elements().any(|option| option.map_or(true, |option| !known(option.key().as_str())));
+    odd.then_some(Doubt::Context)
+}
+
 /// Non-determinism says more than a context.
 fn worse(a: Option<Doubt>, b: Option<Doubt>) -> Option<Doubt> {
     match (a, b) {
@@ -370,3 +380,20 @@ fn is_positional(update: &RawDocument) -> bool {
         element.map_or(true, |element| element.key().as_str().split('.').any(|part| part == "$"))
     })
 }
+
+/// What an element of `updates`, `deletes` or `ops` may say that is kept, or does not matter where it is not (`sort`
+/// chooses one of several, which is in doubt anyway).
+const OPTIONS: &[&str] = &[
+    "q",
+    "u",
+    "c",
+    "multi",
+    "upsert",
+    "collation",
+    "arrayFilters",
+    "hint",
+    "sort",
+    "limit",
+    "update",
+    "delete",
+];

@@ -190,6 +190,12 @@ fn changes_that_are_not_in_the_command() {
         (rawdoc! {"u": {"$set": {"l.$[e].x": 1}}, "arrayFilters": [{"e.y": 2}]}, "certain"),
         (rawdoc! {"u": {"$set": {"x": 1}}, "collation": {"locale": "de"}}, "context"),
         (rawdoc! {"u": {"$set": {"x": 1}}, "hint": {"a": 1}}, "certain"),
+        (rawdoc! {"u": {"$set": {"x": 1}}, "sort": {"a": 1}}, "certain"),
+        (rawdoc! {"u": {"$set": {"x": 1}}, "unheardOf": true}, "context"),
+        (
+            rawdoc! {"u": [{"$set": {"x": 1}}], "upsert": true, "upsertSupplied": true, "c": {"new": {"_id": 1}}},
+            "context",
+        ),
         (rawdoc! {"u": [{"$set": {"x": "$$step"}}], "c": {"step": 1}}, "context"),
         (rawdoc! {"u": [{"$set": {"x": "$$step"}}], "c": {"step": {"$rand": {}}}}, "non_deterministic"),
     ];

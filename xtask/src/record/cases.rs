@@ -132,6 +132,14 @@ fn updates() -> Vec<Case> {
         case("update_unordered_with_an_error", three(), vec![with(batch(), doc! {"ordered": false})]),
         case("upsert_by_id", three(), vec![update(vec![upsert(doc! {"_id": 9})])]),
         case("upsert_unnamed", three(), vec![update(vec![upsert(doc! {"k": 9})])]),
+        case(
+            "upsert_supplied",
+            three(),
+            vec![update(vec![doc! {
+                "q": {"_id": 9}, "u": [{"$set": {"n": 1}}], "upsert": true, "upsertSupplied": true,
+                "c": {"new": {"_id": 9, "other": 1}},
+            }])],
+        ),
         case("upsert_that_is_there", three(), vec![update(vec![upsert(doc! {"n": 2})])]),
         case("upsert_by_a_list_of_one", three(), vec![update(vec![upsert(doc! {"_id": {"$in": [9]}})])]),
         case(
