@@ -57,7 +57,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn check(dir: &Path, boot: u8, changed: bool, cursor_changed: bool) {
-    let seen = look(dir);
+    let looked = look(dir);
     let (log, found) = match SyncLog::open(config(dir, boot)) {
         Ok(opened) => opened,
         Err(error) => {
@@ -95,7 +95,7 @@ fn check(dir: &Path, boot: u8, changed: bool, cursor_changed: bool) {
     assert!(seen == RECORDS || told, "{seen} of {RECORDS} records, and not a word: {found:?}");
     // Whoever only looked before was told as well; that the host went down does not show in the files.
     let shows = damaged || (found.gap.is_some() && boot == 1);
-    assert!(!shows || seen.is_none_or(|faults| faults > 0), "a look saw nothing: {found:?}");
+    assert!(!shows || looked.is_none_or(|faults| faults > 0), "a look saw nothing: {found:?}");
     // And it goes on.
     let head = log.head();
     assert!(head.0 > 0);
