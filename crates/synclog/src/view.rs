@@ -108,11 +108,11 @@ impl LogView {
                 segments.push(segment);
             }
         }
-        let after = match read_cursor(&cursor_path)? {
-            Some(loaded) => loaded.slot,
-            None if listed => None,
-            None => return Err(OpenError::NotALog { dir: dir.to_owned() }),
-        };
+        let loaded = read_cursor(&cursor_path)?;
+        if loaded.is_none() && !listed {
+            return Err(OpenError::NotALog { dir: dir.to_owned() });
+        }
+        let after = loaded.as_ref().and_then(|loaded| loaded.slot.clone());
         let newest = || headers.iter().rev().find_map(|header| header.map(|header| header.id));
         let id = after.as_ref().map(|slot| slot.id).or_else(newest).unwrap_or_default();
         for (segment, header) in segments.iter_mut().zip(&headers) {
@@ -138,7 +138,7 @@ impl LogView {
             missing: Vec::new(),
             reached: durable.max(applied.unwrap_or(Lsn::FIRST)),
         };
-        view.missing = verify::missing(&view, after.as_ref());
+        view.missing = verify::missing(&view, loaded.as_ref());
         view.cursor = after.and_then(|slot| slot.cursor);
         Ok(view)
     }

@@ -170,6 +170,13 @@ fn a_log_that_lost_its_end_or_its_beginning_is_not_whole() {
     lost("the first file", &first, 40, "missing");
     // Nor is its end known.
     lost("the cursor", &|dir| fs::remove_file(dir.join("cursor")).unwrap(), first_base, "cursor");
+    // All that is left is a cursor that tells nothing (found by fuzzing).
+    let copy = dir.path().join("copy");
+    crash_copy(&config.dir, &copy);
+    all(&copy);
+    fs::write(copy.join("cursor"), [0xaa; 1024]).unwrap();
+    let told = faults(&copy);
+    assert!(told.len() == 1 && told[0].contains("cursor"), "{told:?}");
 }
 
 #[test]

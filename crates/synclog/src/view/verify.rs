@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{LogView, SegmentView};
 use crate::Lsn;
-use crate::cursor::slot::Slot;
+use crate::cursor::slot::Loaded;
 use crate::disk::Disk;
 use crate::folder::open_to_read;
 use crate::format::{self, SEGMENT_HEADER_BYTES};
@@ -98,7 +98,7 @@ pub(super) fn verify(view: &LogView, mut tell: impl FnMut(Fault)) -> Verified {
 }
 
 /// What must be there: all from what is applied, by the cursor as it is now, up to what the view had reached.
-pub(super) fn missing(view: &LogView, slot: Option<&Slot>) -> Vec<Fault> {
+pub(super) fn missing(view: &LogView, loaded: Option<&Loaded>) -> Vec<Fault> {
     let cursor = view.dir.join("cursor");
     let mut missing = Vec::new();
     if view.end() < view.reached {
@@ -108,8 +108,8 @@ pub(super) fn missing(view: &LogView, slot: Option<&Slot>) -> Vec<Fault> {
         missing.push(fault(path, offset, view.end(), None, what));
     }
     let first = view.segments.first();
-    let Some(slot) = slot else {
-        if view.end() > Lsn::FIRST {
+    let Some(slot) = loaded.and_then(|loaded| loaded.slot.as_ref()) else {
+        if view.end() > Lsn::FIRST || loaded.is_some_and(|loaded| loaded.unreadable) {
             let what = "the cursor is missing or unreadable: how far the log reached is not known".to_owned();
             missing.push(fault(&cursor, 0, view.first(), Some(view.first()), what));
         }
