@@ -94,7 +94,8 @@ async fn counts(stage: &Stage) -> Result<Counts> {
 /// The command with `c` as this collection, also as the beginning of other names.
 fn renamed(command: &Document, coll: &str) -> Result<Document> {
     let text = serde_json::to_string(command)?;
-    let text = text.replace("\"c\"", &format!("\"{coll}\"")).replace("\"c_", &format!("\"{coll}_"));
+    // Values, not names of fields: an update has a field `c`.
+    let text = text.replace(":\"c\"", &format!(":\"{coll}\"")).replace(":\"c_", &format!(":\"{coll}_"));
     let text = text.replace("fidelity.c", &format!("fidelity.{coll}"));
     let mut command: Document = serde_json::from_str(&text)?;
     if !command.contains_key("$db") {
