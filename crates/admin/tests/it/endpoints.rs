@@ -175,7 +175,7 @@ async fn the_report_has_the_promised_shape() {
         },
         "worker": {
             "state": "backing-off", "since": "1970-01-01T00:00:00Z", "attempt": 0, "nextTryMs": null,
-            "batchEntriesMax": 1000,
+            "lanes": 8, "batchEntriesMax": 1000, "rateMax": 0,
         },
         "lastSync": null,
         "averageSyncMs": null,
