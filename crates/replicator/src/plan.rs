@@ -9,7 +9,7 @@
 //! - a predicate is a barrier: its candidates are looked up when everything before it is on the target
 //! - a lone certain `multi` statement is replayed when no key of its namespace is ahead of its mark
 //!
-//! Each rule has its scenario in the model (`tests/model.rs`), which diverges when [`Rules`] leaves it out.
+//! Each rule has its scenario in the model (`tests/model`), which diverges when [`Rules`] leaves it out.
 //! Pure: no clock, no sockets. Not here: how work is done (`replay.rs`, `converge.rs`).
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -53,6 +53,10 @@ pub struct Rules {
     pub scan_floor: bool,
     /// What becomes dirty during a scan is scanned again.
     pub scan_again: bool,
+    /// What is ahead and evicted raises its namespace's floor.
+    pub evicted: bool,
+    /// Keys in the dead letters are never replayed.
+    pub dead: bool,
 }
 
 impl Default for Rules {
@@ -66,6 +70,8 @@ impl Default for Rules {
             dirty: true,
             scan_floor: true,
             scan_again: true,
+            evicted: true,
+            dead: true,
         }
     }
 }
@@ -303,7 +309,7 @@ impl Planner {
             && (state.ahead_of(key) <= unit.mark() || !self.rules.ahead)
             && (self.sent_before <= unit.mark() || !self.rules.sent)
             && !self.only_converged(state, unit)
-            && !state.dead.contains(key)
+            && (!state.dead.contains(key) || !self.rules.dead)
     }
 
     fn may_replay_multi(&self, state: &State, unit: &Unit) -> bool {
@@ -318,7 +324,7 @@ impl Planner {
             && (not_ahead || !self.rules.lone_multi)
             && (self.sent_before <= unit.mark() || !self.rules.sent)
             && !self.only_converged(state, unit)
-            && state.dead.is_empty()
+            && (state.dead.is_empty() || !self.rules.dead)
             && !state.collated
     }
 
@@ -328,7 +334,9 @@ impl Planner {
         let state = self.namespaces.entry(ns.clone()).or_default();
         state.ahead.extend(keys.into_iter().map(|key| (key, head)));
         if state.ahead.len() > self.limits.ahead_keys_max {
-            state.floor = state.ahead.values().copied().fold(state.floor, u64::max);
+            if self.rules.evicted {
+                state.floor = state.ahead.values().copied().fold(state.floor, u64::max);
+            }
             state.ahead.clear();
         }
     }
