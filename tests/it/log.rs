@@ -1,7 +1,7 @@
 //! The sync log from outside: its levels, a full disk, and the command that looks into it.
 
 mod damage;
-mod disk;
+pub(crate) mod disk;
 mod levels;
 mod look;
 

@@ -1,5 +1,10 @@
 //! Lines that break and servers that die in the middle of a batch: nothing is lost, nothing is done twice.
 
+mod disk;
+mod refused;
+mod swapped;
+mod target;
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

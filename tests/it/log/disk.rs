@@ -18,7 +18,8 @@ use testkit::{Dualsync, ReplicaSet, wait_for};
 use super::{SOON, assert_equal_but_for_dirty, dirty, level, wait_for_level};
 use crate::support::{BIN, DRAIN_MAX, NOT_COMPARED, Source, Stage};
 
-const DISK: &str = "DUALSYNC_SMALL_DISK";
+/// Where the small disk is, for a test that runs on one.
+pub(crate) const DISK: &str = "DUALSYNC_SMALL_DISK";
 
 #[test]
 fn the_disk_fills_while_clients_write() -> Result<()> {
@@ -130,14 +131,14 @@ async fn write(uri: String, number: i32, stop: Arc<AtomicBool>, written: Arc<Ato
 }
 
 /// Takes what space is left.
-fn take_space(disk: &Path) -> Result<()> {
+pub(crate) fn take_space(disk: &Path) -> Result<()> {
     let mut ballast = OpenOptions::new().append(true).create(true).open(disk.join("ballast"))?;
     while ballast.write(&[0; 4096]).is_ok() {}
     Ok(())
 }
 
 /// Runs an ignored test of this binary with a file system of so many bytes.
-fn on_small_disk(bytes: u64, test: &str) -> Result<()> {
+pub(crate) fn on_small_disk(bytes: u64, test: &str) -> Result<()> {
     if std::env::var_os("DUALSYNC_NO_SMALL_DISK").is_some() {
         println!("left out, as DUALSYNC_NO_SMALL_DISK asks: {test}");
         return Ok(());

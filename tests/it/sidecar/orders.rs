@@ -115,6 +115,31 @@ async fn a_cleared_queue_leaves_its_namespaces_dirty() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pace_is_kept_over_a_restart() -> Result<()> {
+    let mut stage = Stage::start(Source::standalone().await?).await?;
+    let orders = orders(&stage).await?;
+    orders.insert_one(doc! {"_id": 0}).await?;
+    stage.assert_equal().await?;
+    control(&stage.dualsync, "pause").await?;
+    for id in 1..=100 {
+        orders.insert_one(doc! {"_id": id}).await?;
+    }
+    let ordered = json!({"lanes": 2, "rateMax": 50});
+    let worker = stage.dualsync.admin_post("/api/sync/worker/pace", &ordered).await?;
+    ensure!(worker["rateMax"] == 50 && worker["lanes"] == 2, "{worker:#}");
+    stage.dualsync.restart().await?;
+    let config = stage.dualsync.admin_get("/api/sync/config").await?["sync"].clone();
+    ensure!(config["rate_max"] == 50 && config["lanes"] == 2, "it is forgotten: {config:#}");
+    let began = std::time::Instant::now();
+    control(&stage.dualsync, "resume").await?;
+    stage.assert_equal().await?;
+    ensure!(began.elapsed().as_millis() > 1_500, "100 entries took {:?}", began.elapsed());
+    let worker = stage.dualsync.admin_post("/api/sync/worker/pace", &json!({})).await?;
+    ensure!(worker["rateMax"] == 0 && worker["lanes"] == 8, "{worker:#}");
+    Ok(())
+}
+
 async fn control(dualsync: &Dualsync, action: &str) -> Result<Value> {
     let worker = dualsync.admin_post("/api/sync/worker/control", &json!({"action": action})).await;
     worker.with_context(|| action.to_owned())
