@@ -309,6 +309,8 @@ impl Stage {
 
     /// Both servers as they should be before a backlog of `kind`.
     async fn prepare(&self, kind: Bulk, settings: &Settings, both: bool) -> Result<()> {
+        // The log before is gone, and another one may feed the target.
+        self.there.database("__dualsync").drop().await?;
         for client in [&self.here, &self.there] {
             client.database("bench").drop().await?;
             client.database("bench").create_collection("items").await?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use prometheus::Registry;
-use replicator::{Filter, Pending, Replicator, Shared};
+use replicator::{Feeding, Filter, Pending, Replicator, Shared};
 use synclog::SyncLog;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -42,6 +42,7 @@ impl Ours {
             idle_wait: Duration::from_millis(100),
             max_retries: 5,
             pending: pending.clone(),
+            feeding: Feeding { place: dir.path().display().to_string(), join: false, take_over: None },
             filter: Filter::default(),
             // What is there before is no concern of this bench.
             captures: |_, _| false,

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bson::raw::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
-use bson::{Bson, Document, cstr, doc, rawdoc};
-use mongodb::options::ClientOptions;
+use bson::{Document, cstr, doc, rawdoc};
 use mongodb::{Client, Cursor};
 use record::Namespace;
-use replicator::{Class, Collection, ServerError, answer, collection, cursor, next};
+use replicator::{
+    Class, Collection, ServerError, answer, collection, concern, connect, cursor, integer, next,
+};
 
 /// The documents' `_id`s from `from` on, up to but not including `to`; without an end where there is none.
 #[derive(Debug, Clone, Default)]
@@ -37,13 +38,7 @@ pub(crate) struct Side {
 impl Side {
     /// Errors: an address that cannot be understood or resolved.
     pub(crate) async fn connect(uri: &str) -> Result<Side, ServerError> {
-        let mut options = ClientOptions::parse(uri).await?;
-        options.app_name = Some("dualsync reconciler".to_owned());
-        options.server_selection_timeout = Some(Duration::from_secs(5));
-        options.heartbeat_freq = Some(Duration::from_secs(2));
-        options.connect_timeout = Some(Duration::from_secs(10));
-        options.max_pool_size = Some(4);
-        Ok(Side { client: Client::with_options(options)? })
+        Ok(Side { client: connect(uri, "dualsync reconciler", CONNECTIONS_MAX).await? })
     }
 
     /// The documents of a range in the order of `_id`, as the server orders it: `$gt` compares within one type
@@ -65,9 +60,7 @@ impl Side {
             find.append(cstr!("limit"), i64::try_from(at_most).unwrap_or(i64::MAX));
         }
         find.append(cstr!("batchSize"), BATCH_DOCUMENTS);
-        if let Some(concern) = self.read_concern().await? {
-            find.append(cstr!("readConcern"), concern);
-        }
+        concern(&self.client, None).await?.add_to(&mut find);
         cursor(&self.client, ns.db(), find).await
     }
 
@@ -75,23 +68,8 @@ impl Side {
     /// `MaxKey` (seen on 6.0.5; not so for a clustered collection).
     pub(crate) async fn last(&self, ns: &Namespace) -> Result<Option<RawDocumentBuf>, ServerError> {
         let mut find = rawdoc! {"find": ns.coll(), "filter": {"_id": {"$eq": RawBson::MaxKey}}, "limit": 1};
-        if let Some(concern) = self.read_concern().await? {
-            find.append(cstr!("readConcern"), concern);
-        }
+        concern(&self.client, None).await?.add_to(&mut find);
         next(&mut cursor(&self.client, ns.db(), find).await?).await
-    }
-
-    /// On a replica set: majority, and not before what the server has acknowledged by now.
-    async fn read_concern(&self) -> Result<Option<RawDocumentBuf>, ServerError> {
-        let hello = self.command("admin", doc! {"hello": 1}).await?;
-        if !hello.contains_key("setName") {
-            return Ok(None);
-        }
-        let mut concern = rawdoc! {"level": "majority"};
-        if let Ok(time) = hello.get_timestamp("operationTime") {
-            concern.append(cstr!("afterClusterTime"), time);
-        }
-        Ok(Some(concern))
     }
 
     /// The collection's kind and options; `None` when it does not exist.
@@ -192,16 +170,8 @@ pub(crate) fn bound(document: &RawDocument) -> Option<RawDocumentBuf> {
     Some(bound)
 }
 
-fn integer(value: Option<&Bson>) -> i64 {
-    match value {
-        Some(Bson::Int32(n)) => (*n).into(),
-        Some(Bson::Int64(n)) => *n,
-        #[allow(clippy::cast_possible_truncation)]
-        Some(Bson::Double(x)) => *x as i64,
-        _ => 0,
-    }
-}
-
+/// Connections at a time.
+const CONNECTIONS_MAX: u32 = 4;
 /// Documents in one of a cursor's answers; 16 MiB at most, by the server.
 const BATCH_DOCUMENTS: i64 = 5_000;
 /// Longest wait for an index.

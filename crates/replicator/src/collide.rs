@@ -9,7 +9,7 @@
 //!
 //! The namespace is ours alone meanwhile: nothing else of it is under way (scenario D11).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use record::{Key, Namespace};
 use tracing::{info, warn};
@@ -34,7 +34,7 @@ impl Executor {
         concern: &Concern,
     ) -> Result<(), Stall> {
         let mut tries: BTreeMap<Key, u32> = BTreeMap::new();
-        let mut vain = 0;
+        let (mut rounds, mut vain) = (0, 0);
         while !refused.is_empty() {
             let (wanting, mut again): (Vec<Refused>, Vec<Refused>) =
                 refused.into_iter().partition(|refused| refused.holder.is_some());
@@ -51,31 +51,28 @@ impl Executor {
                 wanting.iter().for_each(|refused| self.bury(ns, refused));
                 return Ok(());
             }
-            let before: BTreeSet<Key> = wanting.iter().map(|refused| refused.key.clone()).collect();
-            let holders: BTreeSet<Key> =
-                wanting.iter().filter_map(|refused| refused.holder.clone()).collect();
-            // Nobody else stands in the way of any of them: some have gone round.
-            let round: Vec<Key> = holders.intersection(&before).cloned().collect();
-            if vain > 0
-                && !round.is_empty()
-                && self.append_keys(ns, &before.union(&holders).cloned().collect::<Vec<_>>())
-            {
+            let holds: HashMap<&Key, &Key> =
+                wanting.iter().filter_map(|refused| Some((&refused.key, refused.holder.as_ref()?))).collect();
+            let keys = holders_first(&holds);
+            // Those that are in the way were tried and are refused as well: they have gone round.
+            let round: Vec<Key> =
+                holds.values().filter(|key| holds.contains_key(*key)).map(|key| (*key).clone()).collect();
+            let nobody_else = round.len() == holds.len() && rounds > 0;
+            if (nobody_else || vain > 0) && !round.is_empty() && self.append_keys(ns, &keys) {
                 info!(%ns, documents = round.len(), "unique values have gone round among documents, which are written anew");
                 let _lane = self.lanes.take().await?;
                 self.lanes.close(self.delete(ns, &round).await)?;
             }
-            let keys: BTreeSet<Key> = before
-                .iter()
-                .chain(&holders)
-                .cloned()
-                .chain(again.into_iter().map(|refused| refused.key))
-                .collect();
-            let tried = keys.len();
-            refused = self.step(ns, keys.into_iter().collect(), concern, Writing::OneByOne).await?;
-            let left: BTreeSet<&Key> = refused.iter().map(|refused| &refused.key).collect();
-            let got_on = refused.len() < tried && before.iter().any(|key| !left.contains(key))
-                || left.iter().any(|key| !before.contains(*key) && holders.contains(*key));
-            vain = if got_on { 0 } else { vain + 1 };
+            let tried: HashSet<Key> = holds.keys().copied().cloned().collect();
+            let stood: HashSet<Key> = holds.values().copied().cloned().collect();
+            refused = self.step(ns, keys, concern, Writing::InOrder).await?;
+            let left: HashSet<&Key> = refused.iter().map(|refused| &refused.key).collect();
+            // One has its value, or somebody else in the row was found.
+            let got_on = tried.iter().any(|key| !left.contains(key))
+                || left.iter().any(|key| !tried.contains(*key) && stood.contains(*key));
+            (rounds, vain) = (rounds + 1, if got_on { 0 } else { vain + 1 });
+            let again = again.into_iter().map(|refused| refused.key).collect();
+            refused.extend(self.step(ns, again, concern, Writing::OneByOne).await?);
         }
         Ok(())
     }
@@ -90,5 +87,42 @@ impl Executor {
         } else {
             self.make_dirty(ns, "the dead letters are full");
         }
+    }
+}
+
+/// Each key, and who holds what it wants, so that a holder comes before the key: it may move on and make room.
+fn holders_first(holds: &HashMap<&Key, &Key>) -> Vec<Key> {
+    let (mut order, mut seen) = (Vec::new(), HashSet::new());
+    for key in holds.keys() {
+        let mut row = Vec::new();
+        let mut next = Some(*key);
+        while let Some(key) = next.filter(|key| seen.insert(*key)) {
+            row.push(key.clone());
+            next = holds.get(key).copied();
+        }
+        order.extend(row.into_iter().rev());
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn holders_come_before_those_who_wait_for_them() {
+        let key = |id: i32| Key::of(&rawdoc! {"_id": id}).unwrap();
+        let keys: Vec<Key> = (0..100).map(key).collect();
+        // A row, and a circle.
+        let holds: HashMap<&Key, &Key> = (0..49)
+            .map(|at| (&keys[at], &keys[at + 1]))
+            .chain((50..100).map(|at| (&keys[at], &keys[50 + (at - 49) % 50])))
+            .collect();
+        let order = holders_first(&holds);
+        assert_eq!(order.len(), 100);
+        let at = |key: &Key| order.iter().position(|other| other == key).unwrap();
+        assert!((0..49).all(|nth| at(&keys[nth]) > at(&keys[nth + 1])));
     }
 }

@@ -49,6 +49,8 @@ pub struct Refused {
 pub enum Writing {
     /// Many in one command.
     InBulk,
+    /// The same, in the order of the keys.
+    InOrder,
     /// Each in its own: what was refused is tried alone, for a reason of its own.
     OneByOne,
 }
@@ -160,8 +162,14 @@ impl Executor {
         writing: Writing,
         rounds: &mut usize,
     ) -> Result<(Vec<Key>, Vec<Refused>), Stall> {
-        let portion = self.source.read(ns, &keys, concern).await.map_err(Stall::Source)?;
+        let mut portion = self.source.read(ns, &keys, concern).await.map_err(Stall::Source)?;
         let head = self.log.head().0;
+        if writing == Writing::InOrder {
+            let places: HashMap<&Key, usize> = keys.iter().enumerate().map(|(at, key)| (key, at)).collect();
+            portion
+                .documents
+                .sort_by_cached_key(|doc| Key::of(doc).and_then(|key| places.get(&key).copied()));
+        }
         self.remember_sent(head)?;
 
         let found: HashMap<Key, &RawDocumentBuf> =
@@ -227,7 +235,7 @@ impl Executor {
             let mut bytes = 0;
             let fits = |doc: &&RawDocumentBuf| {
                 bytes += doc.as_bytes().len();
-                bytes <= WRITE_BYTES_MAX && writing == Writing::InBulk
+                bytes <= WRITE_BYTES_MAX && writing != Writing::OneByOne
             };
             let count = documents[start..].iter().take_while(fits).count().max(1);
             let part = &documents[start..start + count];

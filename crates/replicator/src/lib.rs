@@ -42,7 +42,9 @@ pub use orphans::Orphan;
 use prometheus::Registry;
 use record::{Mark, Namespace, Record, RecordKind};
 pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_ms};
-pub use source::{Collection, Dial, Dialled, Duplex, answer, collection, cursor, next};
+pub use source::{
+    Collection, Concern, Dial, Dialled, Duplex, answer, collection, concern, connect, cursor, integer, next,
+};
 pub use state::{Bypass, Cause, DeadLetter, Desired, Dirty, Filter};
 use synclog::{Lsn, ReadError, Reader, SyncLog};
 pub use target::{OWN_DATABASE, Reply, Validation, WriteError};

@@ -21,6 +21,8 @@ use crate::error::{Class, ServerError};
 
 /// Our own connections to the source, as mongod shows them.
 const APP_NAME: &str = "dualsync replicator";
+/// Connections: a few more than there are lanes as a rule.
+const CONNECTIONS_MAX: u32 = 32;
 /// Longest wait for one answer.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
 /// What a read answers whose collection is dropped or renamed meanwhile (QueryPlanKilled, met on 6.0.5).
@@ -57,6 +59,15 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A read concern, or none on a standalone.
 #[derive(Debug)]
 pub struct Concern(Option<RawDocumentBuf>);
+
+impl Concern {
+    /// Adds it to a command that reads.
+    pub fn add_to(&self, command: &mut RawDocumentBuf) {
+        if let Some(concern) = &self.0 {
+            command.append(cstr!("readConcern"), concern.as_ref());
+        }
+    }
+}
 
 /// Part of the documents that were asked for.
 #[derive(Debug)]
@@ -114,14 +125,7 @@ impl Source {
     ///
     /// `dials` lead to the servers that clients' connections lead to: the one of `uri`, or members of its set.
     pub async fn new(uri: &str, dials: &[Dial]) -> Result<Source, ServerError> {
-        let mut options = ClientOptions::parse(uri).await?;
-        options.app_name = Some(APP_NAME.to_owned());
-        options.server_selection_timeout = Some(Duration::from_secs(5));
-        // Less than the selection's time, so that its error is of now.
-        options.heartbeat_freq = Some(Duration::from_secs(2));
-        options.connect_timeout = Some(Duration::from_secs(5));
-        options.max_pool_size = Some(32);
-        Ok(Source { client: Client::with_options(options)?, dials: dials.to_vec() })
+        Ok(Source { client: connect(uri, APP_NAME, CONNECTIONS_MAX).await?, dials: dials.to_vec() })
     }
 
     /// Whether it answers, and its `hello`.
@@ -134,18 +138,9 @@ impl Source {
         version(&self.client).await
     }
 
-    /// How documents must be read from now on: on a replica set with majority, at or after both `after` and what the server
-    /// has acknowledged by now.
+    /// How documents must be read from now on, and not before `after`.
     pub async fn concern(&self, after: Option<Timestamp>) -> Result<Concern, ServerError> {
-        let hello = self.hello().await?;
-        if !hello.contains_key("setName") {
-            return Ok(Concern(None));
-        }
-        let mut concern = rawdoc! {"level": "majority"};
-        if let Some(time) = hello.get_timestamp("operationTime").ok().max(after) {
-            concern.append(cstr!("afterClusterTime"), time);
-        }
-        Ok(Concern(Some(concern)))
+        concern(&self.client, after).await
     }
 
     /// The documents with these keys, as they are now. A read that a `drop` or another change of the collection killed is
@@ -181,9 +176,7 @@ impl Source {
         find.append(cstr!("find"), ns.coll());
         find.append(cstr!("filter"), rawdoc! {"_id": {"$in": ids}});
         find.append(cstr!("batchSize"), i64::try_from(keys.len()).unwrap_or(i64::MAX));
-        if let Some(concern) = &concern.0 {
-            find.append(cstr!("readConcern"), concern.as_ref());
-        }
+        concern.add_to(&mut find);
         let mut cursor = self.cursor(ns.db(), find).await?;
         let mut portion = Portion { documents: Vec::new(), complete: true };
         let mut bytes = 0;
@@ -262,6 +255,44 @@ impl Source {
 pub(crate) async fn version(client: &Client) -> Result<String, ServerError> {
     let info = answer("buildInfo", client.database("admin").run_command(doc! {"buildInfo": 1})).await?;
     Ok(info.get_str("version").unwrap_or_default().to_owned())
+}
+
+/// A client for this address; connections are made when they are needed. Errors: an address that cannot be understood, or a
+/// name that cannot be resolved.
+pub async fn connect(uri: &str, app_name: &str, connections_max: u32) -> Result<Client, ServerError> {
+    let mut options = ClientOptions::parse(uri).await?;
+    options.app_name = Some(app_name.to_owned());
+    options.server_selection_timeout = Some(Duration::from_secs(5));
+    // Less than the selection's time, so that its error is of now.
+    options.heartbeat_freq = Some(Duration::from_secs(2));
+    options.connect_timeout = Some(Duration::from_secs(10));
+    options.max_pool_size = Some(connections_max);
+    Ok(Client::with_options(options)?)
+}
+
+/// How documents must be read from now on: on a replica set with majority, at or after both `after` and what the server has
+/// acknowledged by now.
+pub async fn concern(client: &Client, after: Option<Timestamp>) -> Result<Concern, ServerError> {
+    let hello = answer("hello", client.database("admin").run_command(doc! {"hello": 1})).await?;
+    if !hello.contains_key("setName") {
+        return Ok(Concern(None));
+    }
+    let mut concern = rawdoc! {"level": "majority"};
+    if let Some(time) = hello.get_timestamp("operationTime").ok().max(after) {
+        concern.append(cstr!("afterClusterTime"), time);
+    }
+    Ok(Concern(Some(concern)))
+}
+
+/// A number of any type in a server's reply; 0 for none.
+pub fn integer(value: Option<&bson::Bson>) -> i64 {
+    match value {
+        Some(bson::Bson::Int32(n)) => (*n).into(),
+        Some(bson::Bson::Int64(n)) => *n,
+        #[allow(clippy::cast_possible_truncation)]
+        Some(bson::Bson::Double(x)) => *x as i64,
+        _ => 0,
+    }
 }
 
 /// Opens a cursor over raw documents.

@@ -15,13 +15,12 @@ use std::time::Duration;
 use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document, doc, rawdoc};
 use mongodb::Client;
-use mongodb::options::ClientOptions;
 use record::Namespace;
 use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
 use crate::error::{Class, ServerError, UNAUTHORIZED, without_values};
-use crate::source::{self, Collection, answer, cursor, next};
+use crate::source::{self, Collection, answer, connect, cursor, integer, next};
 
 /// The database on the target that holds dualsync's own state.
 pub const OWN_DATABASE: &str = "__dualsync";
@@ -106,16 +105,7 @@ impl Target {
     }
 
     async fn client(&self) -> Result<&Client, ServerError> {
-        let connect = async || {
-            let mut options = ClientOptions::parse(&self.uri).await?;
-            options.app_name = Some(self.generation.clone());
-            options.server_selection_timeout = Some(Duration::from_secs(5));
-            // Less than the selection's time, so that its error is of now.
-            options.heartbeat_freq = Some(Duration::from_secs(2));
-            options.connect_timeout = Some(Duration::from_secs(10));
-            options.max_pool_size = Some(POOL_MAX);
-            Ok(Client::with_options(options)?)
-        };
+        let connect = async || connect(&self.uri, &self.generation, POOL_MAX).await;
         self.client.get_or_try_init(connect).await
     }
 
@@ -368,15 +358,5 @@ fn read_write_error(error: &Document) -> WriteError {
         code: i32::try_from(integer(error.get("code"))).unwrap_or(0),
         message: error.get_str("errmsg").unwrap_or_default().to_owned(),
         key_value: error.get_document("keyValue").ok().cloned(),
-    }
-}
-
-fn integer(value: Option<&Bson>) -> i64 {
-    match value {
-        Some(Bson::Int32(n)) => (*n).into(),
-        Some(Bson::Int64(n)) => *n,
-        #[allow(clippy::cast_possible_truncation)]
-        Some(Bson::Double(x)) => *x as i64,
-        _ => 0,
     }
 }

@@ -10,7 +10,7 @@ use record::{Entry, Record, RecordKind};
 use synclog::{Lsn, ReadError, Reader};
 
 /// A part is closed, and reading ahead ends, with so many bytes of entries: memory, and the time until they are applied.
-const BYTES_MAX: usize = 16 << 20;
+const BYTES_MAX: usize = 12 << 20;
 /// Tries to read from the log's disk, one a second, before a segment is given up.
 const READ_TRIES: u32 = 5;
 

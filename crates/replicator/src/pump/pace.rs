@@ -70,7 +70,9 @@ impl Pace {
             if took > SLOW {
                 self.entries = entries.min(self.entries) / 2;
             } else if took < QUICK && entries >= self.entries() {
-                self.entries = self.entries.saturating_mul(2).min(self.tuning.batch_entries_max);
+                // Over a long line each batch costs round trips, however small it is.
+                let factor = if took < QUICK / 4 { 4 } else { 2 };
+                self.entries = self.entries.saturating_mul(factor).min(self.tuning.batch_entries_max);
             }
         }
         self.entries = self.entries.max(ENTRIES_LEAST);
