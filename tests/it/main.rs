@@ -17,4 +17,5 @@ mod startup;
 mod support;
 mod topologies;
 mod transparency;
+mod undo;
 mod writes;

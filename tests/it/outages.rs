@@ -99,6 +99,7 @@ async fn the_source_is_restarted() -> Result<()> {
         .atlas(target.uri())
         .expect_warning("local mongod")
         .expect_warning("mongod is not reachable")
+        .expect_warning("may have taken back a statement")
         .start()
         .await?;
     let traffic = Shop { clients: 4, writes: 3_000, seed: 23, on_error: OnError::Count, ..Shop::default() };
@@ -116,6 +117,11 @@ async fn the_source_is_restarted() -> Result<()> {
     wait_for("orphans to end", Duration::from_secs(30), async || {
         let warnings = dualsync.report().await?["warnings"].to_string();
         Ok((!warnings.contains("no outcome")).then_some(()))
+    })
+    .await?;
+    wait_for("what it may have taken back to be compared", DRAIN_MAX, async || {
+        let dirty = dualsync.report().await?["namespaces"]["dirty"].clone();
+        Ok(dirty.as_array().is_some_and(Vec::is_empty).then_some(()))
     })
     .await?;
     dualsync.wait_drained(DRAIN_MAX).await?;

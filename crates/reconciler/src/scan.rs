@@ -64,7 +64,7 @@ enum Extra {
     Delete,
     /// Count first.
     Count,
-    /// The source's collection is another one than was followed: none may be deleted.
+    /// The source's collection is another one than was followed, or may have lost them: none may be deleted.
     Hold,
 }
 
@@ -107,6 +107,7 @@ impl Scanner<'_> {
             return self.unshaped(scan, error);
         }
         let extra = match cause {
+            _ if self.shared.keeps(ns) => Extra::Hold,
             Cause::Written | Cause::Dropped => Extra::Delete,
             _ if self.shared.is_another(ns, here.uuid.as_deref()) => Extra::Hold,
             // Expiry is a deletion that nobody sends.
@@ -245,6 +246,9 @@ impl Scanner<'_> {
             self.hand_over(ns, keys).await?;
             self.pace(since, compared).await;
             if extra == Extra::Delete && !all {
+                if self.shared.keeps(ns) {
+                    return Err(Interrupt::Worker); // since a moment ago: none of them was deleted
+                }
                 continue; // the same range, with fewer of them
             }
             pass.target += found.target;
@@ -335,7 +339,7 @@ const EXTRA_FEW: u64 = 1_000;
 /// More than that, and more than this share of the target's: held.
 const EXTRA_PERCENT_MAX: u64 = 50;
 const EXTRA_WHY: &str = "which looks more like a loss than like a deletion: nothing of it was deleted";
-const ANOTHER_WHY: &str = "are on the target only, and the source's collection was made anew while nobody saw it: nothing was deleted";
+const ANOTHER_WHY: &str = "are on the target only, and the source's collection was made anew while nobody saw it, or was put back to an earlier state: nothing was deleted";
 const GONE: &str = "the source has no such collection, and nobody saw it dropped: the target's is kept";
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a write may be under way before a scan begins all the same.

@@ -87,6 +87,11 @@ impl Shared {
         self.ask(|answer| Ask::End(ns.clone(), scan, uuid, answer)).await
     }
 
+    /// Whether no document of `ns` may be deleted by following.
+    pub fn keeps(&self, ns: &Namespace) -> bool {
+        self.state().keeps(ns)
+    }
+
     /// Whether the source's collection of this name is the one that was followed before.
     pub fn is_the_same(&self, ns: &Namespace, uuid: Option<&str>) -> bool {
         uuid.is_some() && self.state().uuid(ns) == uuid

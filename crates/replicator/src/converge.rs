@@ -17,7 +17,7 @@ use crate::error::{Class, ServerError};
 use crate::execute::{Executor, Stall, together};
 use crate::plan::Converge;
 use crate::replay::replacement;
-use crate::shared::Way;
+use crate::shared::{Way, now_ms};
 use crate::source::Concern;
 use crate::state::Cause;
 use crate::target::{Reply, TIME_LIMIT_EXCEEDED, Validation};
@@ -162,6 +162,7 @@ impl Executor {
         writing: Writing,
         rounds: &mut usize,
     ) -> Result<(Vec<Key>, Vec<Refused>), Stall> {
+        self.recent().note(ns, &keys, now_ms());
         let mut portion = self.source.read(ns, &keys, concern).await.map_err(Stall::Source)?;
         let head = self.log.head().0;
         if writing == Writing::InOrder {
@@ -177,6 +178,10 @@ impl Executor {
         let missing: Vec<Key> = keys.into_iter().filter(|key| !found.contains_key(key)).collect();
         // Of a portion that is not complete, what is missing may just not have been read.
         let (gone, mut rest) = if portion.complete { (missing, Vec::new()) } else { (Vec::new(), missing) };
+        let gone = if self.shared.state().keeps(ns) { Vec::new() } else { gone };
+        if !gone.is_empty() {
+            self.same_source().await?;
+        }
         let mut refused = self.delete(ns, &gone).await?;
         refused.extend(self.replace(ns, &portion.documents, writing).await?);
 

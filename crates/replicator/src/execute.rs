@@ -23,6 +23,7 @@ use crate::error::{Class, ServerError, UNAUTHORIZED};
 use crate::feeds;
 use crate::meet::Followed;
 use crate::plan::{Planner, Unit, Work};
+use crate::recent::Recent;
 use crate::remember::Positions;
 use crate::replay::{Command, Lane, lanes, lanes_for};
 use crate::shared::{Shared, Way, now_ms};
@@ -102,6 +103,10 @@ pub struct Executor {
     /// Dirty namespaces whose predicates the target refuses or is too slow for: not tried again in this run.
     pub(crate) no_look_up: Mutex<HashSet<Namespace>>,
     pub(crate) lanes: Lanes,
+    /// Who answers for the source, as far as noticed.
+    pub(crate) source_process: Mutex<Option<String>>,
+    /// The keys that were written lately.
+    pub(crate) recent: Mutex<Recent>,
     /// Several logs feed the target.
     pub(crate) joined: bool,
     /// Counts what we append to the log ourselves.
@@ -173,6 +178,10 @@ impl Executor {
         self.planner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Does the work for `ns`.
     pub async fn execute(&self, ns: &Namespace, work: Work, tally: &Tally) -> Result<(), Stall> {
         if let Some(unit) = work.dirty {
@@ -200,6 +209,9 @@ impl Executor {
 
     /// Sends these statements again; returns those that did not do what they did on the source.
     async fn replay<'a>(&self, ns: &Namespace, units: &'a [Unit]) -> Result<Vec<&'a Unit>, Stall> {
+        if !units.is_empty() {
+            self.recent().note(ns, units.iter().filter_map(unit_key), now_ms());
+        }
         let lanes = lanes(units, lanes_for(units.len(), self.lanes.count()));
         let different = together(lanes.iter().map(|lane| self.send_lane(ns, lane))).await?;
         Ok(different.into_iter().flatten().collect())
@@ -229,6 +241,7 @@ impl Executor {
 
     async fn replay_multi(&self, ns: &Namespace, unit: &Unit, tally: &Tally) -> Result<(), Stall> {
         let Some(command) = Command::of_one(unit) else { return Ok(()) };
+        self.recent().note_whole(ns, now_ms());
         if self.send(ns, &command).await?.is_empty() {
             tally.note([unit.entry], Way::Replayed);
         } else {
@@ -247,8 +260,13 @@ impl Executor {
 
     /// The same, by something that was seen.
     pub fn make_dirty_by(&self, ns: &Namespace, reason: &str, cause: Cause) {
+        self.make_dirty_as(ns, Dirty::new(reason, cause, now_ms()));
+    }
+
+    pub(crate) fn make_dirty_as(&self, ns: &Namespace, dirty: Dirty) {
         self.planner().set_dirty(ns);
-        if self.shared.state().set_dirty(ns, Dirty::new(reason, cause, now_ms())) {
+        let reason = dirty.reason.clone();
+        if self.shared.state().set_dirty(ns, dirty) {
             warn!(%ns, reason, "namespace is dirty: only a full comparison can make it good");
         }
     }

@@ -20,6 +20,7 @@ mod notes;
 mod orphans;
 pub mod plan;
 mod pump;
+mod recent;
 mod remember;
 pub mod replay;
 mod shared;
@@ -58,6 +59,7 @@ use notes::UNRECORDED;
 use orphans::Recorder;
 use plan::{Limits, Planner, Rules};
 use pump::Pump;
+use recent::Recent;
 use remember::Positions;
 use shared::Inbox;
 use source::Source;
@@ -294,6 +296,8 @@ impl Replicator {
             known: Mutex::default(),
             no_look_up: Mutex::default(),
             lanes: Lanes::new(1),
+            source_process: Mutex::default(),
+            recent: Mutex::new(Recent::open(&config.dir)),
             joined: config.feeding.join,
             pending: config.pending.clone(),
         };

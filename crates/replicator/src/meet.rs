@@ -74,7 +74,7 @@ impl Executor {
         let another = self.shared.is_another(ns, uuid);
         match (dirty, another) {
             (true, _) => {} // its scan will tell
-            (false, true) => self.make_dirty(ns, "the source's collection was made anew, and nobody saw it"),
+            (false, true) => self.keep(ns, "the source's collection was made anew, and nobody saw it"),
             (false, false) => self.shared.state().set_uuid(ns, uuid),
         }
     }

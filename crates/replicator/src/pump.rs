@@ -13,12 +13,12 @@ mod feed;
 mod fencing;
 mod orders;
 mod pace;
+mod undo;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bson::oid::ObjectId;
 use futures_util::future::join_all;
 use record::{Namespace, Touch};
 use synclog::{CursorSync, Lsn, Reader, SyncLog};
@@ -70,8 +70,6 @@ pub(crate) struct Pump {
     notes_looked: Instant,
     /// When this log last claimed the target; `None`: not yet in this run.
     claimed: Option<Instant>,
-    /// The source's process that answered last.
-    source_process: Option<ObjectId>,
     /// From the reconciler, one at a time.
     asks: Receiver<Ask>,
 }
@@ -121,7 +119,6 @@ impl Pump {
             probed: Instant::now(),
             notes_looked: Instant::now(),
             claimed: None,
-            source_process: None,
             asks,
         }
     }
@@ -245,6 +242,10 @@ impl Pump {
         // `applied` never passes `durable`. A poisoned log cannot promise that any more; what it holds is still true.
         if let Err(problem) = self.log.wait_durable(Lsn(part.end)).await {
             warn!(error = %problem, "applying entries that are not known to be on disk");
+        }
+        if let Err(stall) = self.wait_committed(&part).await {
+            self.feed().put_back(part);
+            return Err(stall);
         }
         let began = Instant::now();
         match self.apply_and_read_on(&part, size).await {

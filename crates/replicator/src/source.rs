@@ -3,7 +3,7 @@
 //! Never on a client's path: this is a connection of our own. On a replica set everything is read from the
 //! primary with read concern majority, not before the writes in question.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -191,6 +191,24 @@ impl Source {
         Ok(portion)
     }
 
+    /// Those of these keys that have a document now.
+    pub async fn which(&self, ns: &Namespace, keys: &[Key]) -> Result<HashSet<Key>, ServerError> {
+        let mut ids = RawArrayBuf::new();
+        keys.iter().for_each(|key| ids.push(key.id()));
+        let mut find = rawdoc! {"find": ns.coll(), "projection": {"_id": 1}};
+        find.append(cstr!("filter"), rawdoc! {"_id": {"$in": ids}});
+        find.append(cstr!("batchSize"), i64::try_from(keys.len()).unwrap_or(i64::MAX));
+        if let Some(concern) = self.concern(None).await?.0 {
+            find.append(cstr!("readConcern"), concern);
+        }
+        let mut cursor = self.cursor(ns.db(), find).await?;
+        let mut there = HashSet::new();
+        while let Some(document) = next(&mut cursor).await? {
+            there.extend(Key::of(&document));
+        }
+        Ok(there)
+    }
+
     /// The collection's kind and options; `None` when it does not exist.
     pub async fn collection(&self, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
         collection(&self.client, ns).await
@@ -199,6 +217,21 @@ impl Source {
     /// Its collections and views.
     pub async fn namespaces(&self) -> Result<Vec<Namespace>, ServerError> {
         namespaces(&self.client, None).await
+    }
+
+    /// What names each collection, of the same name or not.
+    pub async fn uuids(&self) -> Result<HashMap<Namespace, String>, ServerError> {
+        let mut uuids = HashMap::new();
+        for db in databases(&self.client).await? {
+            let command = rawdoc! {"listCollections": 1, "cursor": {}};
+            let mut cursor = self.cursor(&db, command).await?;
+            while let Some(info) = next(&mut cursor).await? {
+                if let (Ok(name), Some(uuid)) = (info.get_str("name"), uuid(&info)) {
+                    uuids.insert(Namespace::new(&db, name), uuid);
+                }
+            }
+        }
+        Ok(uuids)
     }
 
     /// The collections and views of one database.
@@ -332,22 +365,30 @@ pub async fn collection(client: &Client, ns: &Namespace) -> Result<Option<Collec
     let mut cursor = cursor(client, ns.db(), command).await?;
     let Some(info) = next(&mut cursor).await? else { return Ok(None) };
     let options = info.get_document("options").map(ToOwned::to_owned).unwrap_or_default();
-    let uuid = info.get_document("info").and_then(|info| info.get_binary("uuid")).ok();
-    let uuid = uuid.map(|uuid| uuid.bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-    Ok(Some(Collection { kind: info.get_str("type").unwrap_or("collection").to_owned(), options, uuid }))
+    let kind = info.get_str("type").unwrap_or("collection").to_owned();
+    Ok(Some(Collection { kind, options, uuid: uuid(&info) }))
+}
+
+fn uuid(info: &RawDocumentBuf) -> Option<String> {
+    let uuid = info.get_document("info").and_then(|info| info.get_binary("uuid")).ok()?;
+    Some(uuid.bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// All databases but the server's own, and ours.
+async fn databases(client: &Client) -> Result<Vec<String>, ServerError> {
+    let mut names = answer("listDatabases", client.list_database_names()).await?;
+    names.retain(|db| !matches!(db.as_str(), "admin" | "config" | "local" | crate::target::OWN_DATABASE));
+    Ok(names)
 }
 
 /// The collections and views of this server, or of one database; not the server's own, not ours.
 pub(crate) async fn namespaces(client: &Client, only: Option<&str>) -> Result<Vec<Namespace>, ServerError> {
     let databases = match only {
         Some(db) => vec![db.to_owned()],
-        None => answer("listDatabases", client.list_database_names()).await?,
+        None => databases(client).await?,
     };
     let mut found = Vec::new();
     for db in databases {
-        if matches!(db.as_str(), "admin" | "config" | "local" | crate::target::OWN_DATABASE) {
-            continue;
-        }
         let command = rawdoc! {"listCollections": 1, "nameOnly": true, "cursor": {}};
         let mut names = cursor(client, &db, command).await?;
         while let Some(info) = next(&mut names).await? {

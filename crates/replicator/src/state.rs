@@ -85,12 +85,15 @@ pub struct Dirty {
     /// The most telling of all that made it dirty.
     #[serde(default)]
     pub cause: Cause,
+    /// Its documents may have been lost on the source: none is deleted by following.
+    #[serde(default)]
+    pub keep: bool,
 }
 
 impl Dirty {
     /// Dirty from now on.
     pub fn new(reason: &str, cause: Cause, now_ms: u64) -> Dirty {
-        Dirty { reason: reason.to_owned(), since_ms: now_ms, not_copied_yet: false, cause }
+        Dirty { reason: reason.to_owned(), since_ms: now_ms, not_copied_yet: false, cause, keep: false }
     }
 }
 
@@ -136,6 +139,9 @@ struct Content {
     /// By which the target knows this log; `None`: the file that knew them was lost.
     #[serde(default)]
     tokens: Option<Tokens>,
+    /// Which process, by which election, answered for the source; `None`: none yet.
+    #[serde(default)]
+    source_process: Option<String>,
 }
 
 /// The remembered state; changes reach the disk with [`State::save`].
@@ -310,12 +316,14 @@ impl State {
     /// more telling cause counts.
     pub fn set_dirty(&mut self, ns: &Namespace, dirty: Dirty) -> bool {
         if let Some(known) = self.content.dirty.get_mut(ns.as_str()) {
-            self.changed |= known.cause < dirty.cause;
+            self.changed |= known.cause < dirty.cause || known.keep != dirty.keep;
+            let keep = (known.keep || dirty.keep) && dirty.cause != Cause::Dropped;
             if known.cause == Cause::Asked {
                 *known = dirty;
             } else {
                 known.cause = known.cause.max(dirty.cause);
             }
+            known.keep = keep;
             return false;
         }
         self.content.dirty.insert(ns.as_str().to_owned(), dirty);
@@ -359,6 +367,27 @@ impl State {
             Some(uuid) => drop(self.content.uuids.insert(ns.as_str().to_owned(), uuid.to_owned())),
             None => drop(self.content.uuids.remove(ns.as_str())),
         }
+    }
+
+    /// The followed collections and their uuids.
+    pub fn uuids(&self) -> impl Iterator<Item = (Namespace, &str)> {
+        self.content.uuids.iter().map(|(name, uuid)| (Namespace::parse(name), uuid.as_str()))
+    }
+
+    /// Whether no document of `ns` may be deleted by following.
+    pub fn keeps(&self, ns: &Namespace) -> bool {
+        self.content.dirty.get(ns.as_str()).is_some_and(|dirty| dirty.keep)
+    }
+
+    /// Which process, by which election, answered for the source; `None`: none yet.
+    pub fn source_process(&self) -> Option<&str> {
+        self.content.source_process.as_deref()
+    }
+
+    /// All that it may have taken back when it was started is dealt with.
+    pub fn set_source_process(&mut self, process: &str) {
+        self.content.source_process = Some(process.to_owned());
+        self.changed = true;
     }
 
     /// By which the target knows this log; `None`: the file that knew them was lost.

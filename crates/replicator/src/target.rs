@@ -281,6 +281,13 @@ impl Target {
         Ok(self.candidates(ns, &filter, None, None, 1).await?.pop())
     }
 
+    /// About how many documents it holds; 0 for none.
+    pub async fn count(&self, ns: &Namespace) -> Result<u64, ServerError> {
+        let database = self.client().await?.database(ns.db());
+        let count = answer("count", database.run_command(doc! {"count": ns.coll()})).await?;
+        Ok(u64::try_from(integer(count.get("n"))).unwrap_or(0))
+    }
+
     /// The collection's kind and options; `None` when it does not exist.
     pub async fn collection(&self, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
         source::collection(self.client().await?, ns).await

@@ -19,6 +19,7 @@ use crate::state::{Cause, Dirty};
 const BACKOFF_SECONDS: [u64; 5] = [1, 5, 15, 30, 60];
 /// Both servers are asked at least this often, also when there is nothing to do.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBE_INTERVAL_ALARMED: Duration = Duration::from_millis(500);
 
 impl Pump {
     /// Makes sure of both servers: what had documents before is dirty, no late command can land.
@@ -45,9 +46,9 @@ impl Pump {
         self.executor.target.fence(&claimed.replaced).await.map_err(Stall::Target)?;
         self.look_at_target(claimed.looked).await?;
         self.link_up(&hello, version, |status| &mut status.target, "Atlas connected (backup)");
-        self.source_process = process(&here);
         // Another server may answer under the same address.
         self.executor.forget(|_| true);
+        self.notice_restart(&here).await?;
         self.connected = true;
         self.probed = Instant::now();
         Ok(())
@@ -55,12 +56,11 @@ impl Pump {
 
     /// Notices when a server goes away although nothing is asked of it, and when the source was started anew.
     pub(super) async fn probe(&mut self) -> Result<(), Stall> {
-        if self.probed.elapsed() >= PROBE_INTERVAL {
+        // A write without a reply tells that somebody may have gone.
+        let orphans = self.shared.status().orphans > 0;
+        if self.probed.elapsed() >= if orphans { PROBE_INTERVAL_ALARMED } else { PROBE_INTERVAL } {
             let here = self.executor.source.hello().await.map_err(Stall::Source)?;
-            if process(&here) != self.source_process {
-                self.source_process = process(&here);
-                self.executor.forget(|_| true); // its collections are looked at again
-            }
+            self.notice_restart(&here).await?;
             self.still_feeds().await?;
             self.probed = Instant::now();
         }
