@@ -142,6 +142,7 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
             rate_max: config.sync.rate_max,
         },
         idle_wait: config.sync.idle_wait,
+        sweep_interval: config.sync.expiry_interval,
         max_retries: config.sync.max_retries,
         pending: pending.clone(),
         feeding: feeding(config),

@@ -148,6 +148,9 @@ settings! {
         rate_max: u64 = "0", count(0, 10_000_000);
         /// Longest wait for new entries before looking again.
         idle_wait: Duration = "100ms", duration("10ms", "5000ms");
+        /// Between two looks for documents that have expired on the source (TTL indexes): on Atlas nothing expires by
+        /// itself, so that nothing is lost there that the application has renewed.
+        expiry_interval: Duration = "60s", duration("100ms", "1d");
         /// Documents that are compared in a second, at most, to make dirty collections good. 0: none are compared,
         /// and what is dirty stays so.
         compare_rate_max: u64 = "50000", count(0, 10_000_000);

@@ -5,6 +5,7 @@
 mod bad_input;
 mod differential;
 mod drivers;
+mod expiry;
 mod feeds;
 mod log;
 mod memory;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bson::raw::RawDocumentBuf;
 use record::{Key, Namespace};
 use replicator::plan::Scan;
-use replicator::{Cause, Class, Documents, Handed, NotNow, ServerError, Shared};
+use replicator::{Cause, Class, Documents, Expiry, Handed, NotNow, ServerError, Shared};
 use tracing::info;
 
 use crate::documents::{Found, PAGE_DOCUMENTS, Page};
@@ -106,14 +106,15 @@ impl Scanner<'_> {
         if let Err(error) = shape::drop_indexes(self.source, self.target, ns).await {
             return self.unshaped(scan, error);
         }
+        let indexes = self.source.indexes(ns).await.map_err(away)?;
+        let expiry = Expiry::of(ns, &here.options, &indexes);
+        shape::note_expiry(self.target, ns, expiry.as_ref()).await.map_err(away)?;
         let extra = match cause {
             _ if self.shared.keeps(ns) => Extra::Hold,
             Cause::Written | Cause::Dropped => Extra::Delete,
             _ if self.shared.is_another(ns, here.uuid.as_deref()) => Extra::Hold,
             // Expiry is a deletion that nobody sends.
-            _ if self.shared.is_the_same(ns, here.uuid.as_deref()) && self.expires(ns).await? => {
-                Extra::Delete
-            }
+            _ if self.shared.is_the_same(ns, here.uuid.as_deref()) && expiry.is_some() => Extra::Delete,
             _ => Extra::Count,
         };
         let repaired = match self.all_documents(ns, extra).await? {
@@ -150,10 +151,6 @@ impl Scanner<'_> {
             true => Ok(Outcome::Equal { repaired }),
             false => Ok(Outcome::Again),
         }
-    }
-
-    async fn expires(&self, ns: &Namespace) -> Result<bool, Interrupt> {
-        Ok(shape::expires(&self.source.indexes(ns).await.map_err(away)?))
     }
 
     async fn is_empty(&self, ns: &Namespace) -> Result<bool, Interrupt> {

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use bson::raw::{RawArrayBuf, RawBson, RawDocument, RawDocumentBuf};
 use bson::{cstr, rawdoc};
 use record::Namespace;
-use replicator::{Class, Collection, Documents, Made, NotNow, OWN_DATABASE, ServerError, Shared};
+use replicator::{Class, Collection, Documents, EXPIRY, Expiry, Made, NotNow, ServerError, Shared};
 use tracing::info;
 
 use crate::side::Side;
@@ -136,7 +136,7 @@ pub(crate) async fn create_indexes(source: &Side, target: &Side, ns: &Namespace)
         if has.contains_key(&name) {
             continue;
         }
-        match create(target, ns, &name, &spec).await {
+        match create(target, ns, &spec).await {
             Ok(()) => info!(%ns, index = name, "an index of the source was created on the target"),
             // The others all the same.
             Err(error) if error.class == Class::Refused => refused = Some(error),
@@ -146,9 +146,14 @@ pub(crate) async fn create_indexes(source: &Side, target: &Side, ns: &Namespace)
     refused.map_or(Ok(()), Err)
 }
 
-/// Whether any of these indexes lets documents expire.
-pub(crate) fn expires(specs: &[RawDocumentBuf]) -> bool {
-    specs.iter().any(|spec| spec.get(EXPIRY).is_ok_and(|value| value.is_some()))
+/// Notes on the target what expires on the source.
+pub(crate) async fn note_expiry(
+    target: &Side,
+    ns: &Namespace,
+    expiry: Option<&Expiry>,
+) -> Result<(), ServerError> {
+    let (db, command) = Expiry::command(ns, expiry)?;
+    target.change(db, command).await
 }
 
 fn is_wanted(wanted: &BTreeMap<String, RawDocumentBuf>, name: &str, spec: &RawDocument) -> bool {
@@ -156,22 +161,12 @@ fn is_wanted(wanted: &BTreeMap<String, RawDocumentBuf>, name: &str, spec: &RawDo
     !expires && wanted.get(name).is_some_and(|wanted| fields(wanted) == fields(spec))
 }
 
-async fn create(target: &Side, ns: &Namespace, name: &str, spec: &RawDocumentBuf) -> Result<(), ServerError> {
+async fn create(target: &Side, ns: &Namespace, spec: &RawDocumentBuf) -> Result<(), ServerError> {
     let mut without_expiry = RawDocumentBuf::new();
     for field in spec {
         let (field, value) = field.map_err(|error| ServerError::from_code(9, &error.to_string()))?;
-        match field.as_str() {
-            "v" | "ns" | "background" => {}
-            EXPIRY => {
-                let id = format!("{ns} {name}");
-                let mut change = RawDocumentBuf::new();
-                change.append(cstr!("expireAfterSeconds"), value);
-                let note = rawdoc! {
-                    "update": "expiry", "updates": [{"q": {"_id": id}, "u": {"$set": change}, "upsert": true}],
-                };
-                target.change(OWN_DATABASE, note).await?;
-            }
-            _ => without_expiry.append(field, value),
+        if !["v", "ns", "background", EXPIRY].contains(&field.as_str()) {
+            without_expiry.append(field, value);
         }
     }
     let mut list = RawArrayBuf::new();
@@ -200,4 +195,3 @@ fn fields(doc: &RawDocument) -> BTreeMap<String, RawBson> {
 
 /// What only a new collection can have.
 const FIXED: [&str; 3] = ["collation", "clusteredIndex", "capped"];
-const EXPIRY: &str = "expireAfterSeconds";

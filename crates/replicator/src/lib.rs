@@ -13,6 +13,7 @@ mod collide;
 mod converge;
 mod error;
 mod execute;
+mod expiry;
 mod feeds;
 mod joined;
 mod meet;
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 pub use asks::{Documents, Handed, Made, NotNow};
 pub use error::{Class, ServerError};
+pub use expiry::{EXPIRY, Expiry};
 pub use feeds::Feeding;
 pub use notes::{Noted, note, noted};
 pub use orphans::Orphan;
@@ -82,6 +84,8 @@ pub struct Config {
     pub tuning: Tuning,
     /// Longest wait between two looks at the log.
     pub idle_wait: Duration,
+    /// Between two looks for what has expired on the source.
+    pub sweep_interval: Duration,
     /// Tries for a document that the target refuses.
     pub max_retries: u32,
     /// Entries that wait, shared with whoever appends.

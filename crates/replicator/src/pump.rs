@@ -13,6 +13,7 @@ mod feed;
 mod fencing;
 mod orders;
 mod pace;
+mod sweep;
 mod undo;
 
 use std::collections::{HashMap, VecDeque};
@@ -68,6 +69,7 @@ pub(crate) struct Pump {
     lost: bool,
     probed: Instant,
     notes_looked: Instant,
+    swept: Instant,
     /// When this log last claimed the target; `None`: not yet in this run.
     claimed: Option<Instant>,
     /// From the reconciler, one at a time.
@@ -118,6 +120,7 @@ impl Pump {
             lost: false,
             probed: Instant::now(),
             notes_looked: Instant::now(),
+            swept: Instant::now(),
             claimed: None,
             asks,
         }
@@ -209,6 +212,7 @@ impl Pump {
         self.probe().await?;
         self.pace.allow(self.shared.tuning());
         self.executor.lanes = Lanes::new(self.pace.lanes());
+        self.sweep().await?;
         // One, then a batch: live writes do not wait behind a comparison.
         if let Ok(ask) = self.asks.try_recv() {
             self.carry_out(ask).await?;

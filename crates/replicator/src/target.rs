@@ -20,6 +20,7 @@ use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
 use crate::error::{Class, ServerError, UNAUTHORIZED, without_values};
+use crate::expiry::EXPIRY;
 use crate::source::{self, Collection, answer, connect, cursor, integer, next};
 
 /// The database on the target that holds dualsync's own state.
@@ -104,7 +105,7 @@ impl Target {
         }
     }
 
-    async fn client(&self) -> Result<&Client, ServerError> {
+    pub(crate) async fn client(&self) -> Result<&Client, ServerError> {
         let connect = async || connect(&self.uri, &self.generation, POOL_MAX).await;
         self.client.get_or_try_init(connect).await
     }
@@ -319,8 +320,8 @@ impl Target {
         let mut create = rawdoc! {"create": ns.coll()};
         for option in options {
             let (name, value) = option.map_err(|e| ServerError::from_code(9, &e.to_string()))?;
-            // A target that expires by itself loses what the application renews.
-            if name.as_str() != "expireAfterSeconds" {
+            // A target that expires by itself loses what the application renews; what is measured is never renewed.
+            if name.as_str() != EXPIRY || options.get_document("timeseries").is_ok() {
                 create.append(name, value);
             }
         }

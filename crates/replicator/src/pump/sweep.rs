@@ -1,0 +1,62 @@
+//! Expiry is a deletion that nobody sends: from time to time, what may have expired on the target is looked for on the
+//! source, and what is gone there is converged. What was renewed comes by its own entry.
+
+use bson::DateTime;
+use record::{Key, Namespace};
+use tracing::{debug, warn};
+
+use super::Pump;
+use crate::error::{Class, ServerError};
+use crate::execute::Stall;
+use crate::expiry::Expiry;
+use crate::plan::Converge;
+
+/// Documents of one collection in one sweep; the rest in the next, at once.
+const KEYS_MAX: usize = 20_000;
+const KEYS_PER_LOOK: usize = 1_000;
+
+impl Pump {
+    /// Looks for what has expired, when that is due.
+    pub(super) async fn sweep(&mut self) -> Result<(), Stall> {
+        if self.swept.elapsed() < self.config.sweep_interval {
+            return Ok(());
+        }
+        let hello = self.executor.source.hello().await.map_err(Stall::Source)?;
+        let now = hello.get_datetime("localTime").copied().unwrap_or_else(|_| DateTime::now());
+        let mut more = false;
+        for expiry in self.executor.target.expiries().await.map_err(Stall::Target)? {
+            let ns = Namespace::parse(&expiry.namespace);
+            if (self.config.captures)(&self.config.filter, &ns) {
+                more |= self.sweep_one(&ns, &expiry, now).await?;
+            }
+        }
+        if !more {
+            self.swept = std::time::Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Says whether there may be more.
+    async fn sweep_one(&mut self, ns: &Namespace, expiry: &Expiry, now: DateTime) -> Result<bool, Stall> {
+        let found = self.executor.target.candidates(ns, &expiry.filter(now), None, None, KEYS_MAX).await;
+        let found = match found {
+            Ok(found) => found,
+            Err(ServerError { class: Class::Refused, message, .. }) => {
+                warn!(%ns, message, "the target cannot look for what has expired");
+                return Ok(false);
+            }
+            Err(error) => return Err(Stall::Target(error)),
+        };
+        let keys: Vec<Key> = found.iter().filter_map(|id| Key::of(id)).collect();
+        let mut gone = 0;
+        for keys in keys.chunks(KEYS_PER_LOOK) {
+            let there = self.executor.source.which(ns, keys).await.map_err(Stall::Source)?;
+            let keys: Vec<Key> = keys.iter().filter(|key| !there.contains(*key)).cloned().collect();
+            gone += keys.len();
+            self.executor.converge(ns, &Converge { keys, ..Converge::default() }).await?;
+        }
+        debug!(%ns, found = found.len(), gone, "looked for what has expired");
+        // Those that the source has not deleted yet are found again: not at once.
+        Ok(gone == KEYS_MAX)
+    }
+}
