@@ -143,6 +143,8 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
         },
         idle_wait: config.sync.idle_wait,
         sweep_interval: config.sync.expiry_interval,
+        drops: config.sync.drops,
+        past_interval: config.sync.past_interval,
         max_retries: config.sync.max_retries,
         pending: pending.clone(),
         feeding: feeding(config),
@@ -169,6 +171,7 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
         source_uri: config.local.uri.expose().to_owned(),
         target_uri: atlas.expose().to_owned(),
         documents_per_second_max: config.sync.compare_rate_max,
+        drops: config.sync.drops,
     };
     let reconciler = Reconciler::new(settings, shared.clone(), registry)?;
     let comparing = reconciler.progress();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use capture::Pattern;
 use proxy::Address;
+use replicator::Drops;
 use tracing::level_filters::LevelFilter;
 
 use super::kinds::{
@@ -137,6 +138,9 @@ settings! {
         include: Vec<Pattern> = "*", patterns();
         /// Namespaces to leave out, also when they are included.
         exclude: Vec<Pattern> = "", patterns();
+        /// What becomes of a collection on Atlas that was dropped, or renamed away, here. replicate: it goes as well;
+        /// hold: it stays until POST /api/sync/deletes/confirm; ignore: it stays.
+        drops: Drops = "replicate", choice(DROPS);
         /// Tries of a write that the target refuses, before it goes to the dead letters. While the target is
         /// away, nothing is given up.
         max_retries: u32 = "5", count(1, 10);
@@ -151,6 +155,8 @@ settings! {
         /// Between two looks for documents that have expired on the source (TTL indexes): on Atlas nothing expires by
         /// itself, so that nothing is lost there that the application has renewed.
         expiry_interval: Duration = "60s", duration("100ms", "1d");
+        /// Between two looks for writes that went past dualsync, to mongod's own port: their collections are compared.
+        past_interval: Duration = "10s", duration("100ms", "1d");
         /// Documents that are compared in a second, at most, to make dirty collections good. 0: none are compared,
         /// and what is dirty stays so.
         compare_rate_max: u64 = "50000", count(0, 10_000_000);
@@ -249,6 +255,8 @@ const ENABLED: &[(&str, Enabled)] =
     &[("auto", Enabled::Auto), ("true", Enabled::On), ("false", Enabled::Off)];
 const DURABILITY: &[(&str, Durability)] =
     &[("process", Durability::Process), ("journal", Durability::Journal), ("strict", Durability::Strict)];
+const DROPS: &[(&str, Drops)] =
+    &[("replicate", Drops::Replicate), ("hold", Drops::Hold), ("ignore", Drops::Ignore)];
 const LOG_FORMAT: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 const LEVEL: &[(&str, LevelFilter)] = &[
     ("off", LevelFilter::OFF),

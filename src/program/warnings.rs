@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use replicator::{Bypass, Desired, Link};
+use replicator::{Bypass, Cause, Desired, Link};
 use synclog::Level;
 
 use super::Sync;
@@ -37,6 +37,7 @@ pub(super) fn warnings(config: &Config, sync: &Sync) -> Vec<Warning> {
     let lag_max = millis(settings.lag_warning);
     let failures = failure_rate(&status.counts);
     let copied_later = dirty.iter().filter(|(_, it)| it.not_copied_yet).count();
+    let misshapen = dirty.iter().filter(|(_, it)| it.cause == Cause::Shape).count();
     let letters = sync.shared.dead_letters().len();
     warn(
         size > settings.queue_warning,
@@ -81,13 +82,28 @@ pub(super) fn warnings(config: &Config, sync: &Sync) -> Vec<Warning> {
         "none: they are being copied, one after the other; see namespaces.notCopiedYet in GET /api/sync/report",
     );
     warn(
-        dirty.len() > copied_later || everything.is_some(),
+        dirty.len() > copied_later + misshapen || everything.is_some(),
         "DIRTY",
         match &everything {
             Some(why) => format!("everything needs a full comparison: {}", why.reason),
-            None => format!("{} namespaces need a full comparison", dirty.len() - copied_later),
+            None => {
+                format!("{} namespaces need a full comparison", dirty.len() - copied_later - misshapen)
+            }
         },
         "none: they are being compared, one after the other; see namespaces.dirty in GET /api/sync/report",
+    );
+    warn(
+        misshapen > 0,
+        "SHAPES",
+        format!("{misshapen} collections get the options and indexes of the local ones"),
+        "none: documents are followed meanwhile; an index over a large collection takes its time",
+    );
+    let past = &status.counts.past;
+    warn(
+        !past.is_empty(),
+        "WRITES_PAST",
+        format!("written to past dualsync: {}", past.keys().cloned().collect::<Vec<_>>().join(", ")),
+        "let all clients connect through the proxy; POST /api/sync/stats/reset once that is so",
     );
     let held = sync.comparing.held();
     warn(

@@ -82,6 +82,7 @@ impl Job {
             Job::Bulk(bulk) => bulk.judge(body).unwrap_or_else(|| self.all(Doubt::PartOfBatch)),
             Job::Coarse { refusals: Refusals::Drop, .. } => self.all(Doubt::Dropped),
             Job::Coarse { refusals: Refusals::Shape, .. } if changed_no_index(body) => Verdict::default(),
+            Job::Coarse { refusals: Refusals::Shape, .. } => self.all(Doubt::Shape),
             Job::Coarse { .. } => self.all(Doubt::Coarse),
             Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => Verdict::default(),
         };

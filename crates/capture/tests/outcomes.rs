@@ -478,6 +478,9 @@ fn coarse_commands() {
     check_as("dropped", rawdoc! {"convertToCapped": "items", "size": 1}, &["shop.items *"]);
     let rename = rawdoc! {"renameCollection": "shop.a.x", "to": "store.b", "$db": "admin"};
     check_as("dropped", rename, &["shop.a.x *", "store.b *"]);
+    // No document is changed.
+    check_as("shape", rawdoc! {"createIndexes": "items", "indexes": []}, &["shop.items *"]);
+    check_as("shape", rawdoc! {"collMod": "items", "validator": {}}, &["shop.items *"]);
     let check = |body: RawDocumentBuf, places: &[&str]| check_as("coarse", body, places);
     check(rawdoc! {"cloneCollectionAsCapped": "items", "toCollection": "b", "size": 1}, &["shop.b *"]);
     check(rawdoc! {"mapReduce": "items", "out": "sums"}, &["shop.sums *"]);

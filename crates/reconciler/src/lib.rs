@@ -30,4 +30,6 @@ pub struct Config {
     pub target_uri: String,
     /// Documents compared in a second, at most.
     pub documents_per_second_max: u64,
+    /// What becomes of collections that are dropped on the source.
+    pub drops: replicator::Drops,
 }

@@ -126,7 +126,10 @@ impl Reconciler {
         }
         let began = Instant::now();
         self.progress.begin(ns, 0);
-        info!(%ns, "comparing a namespace as a whole");
+        match cause {
+            Cause::Shape => info!(%ns, "options and indexes are made equal"),
+            _ => info!(%ns, "comparing a namespace as a whole"),
+        }
         let outcome = self.scan(ns, scan, cause).await;
         self.settle(ns, began, outcome)?;
         Ok(true)
@@ -149,6 +152,7 @@ impl Reconciler {
             shared: &self.shared,
             progress: &self.progress,
             documents_per_second_max: self.config.documents_per_second_max,
+            drops: self.config.drops,
         };
         scanner.scan(ns, scan, cause).await
     }

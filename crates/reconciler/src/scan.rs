@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bson::raw::RawDocumentBuf;
 use record::{Key, Namespace};
 use replicator::plan::Scan;
-use replicator::{Cause, Class, Documents, Expiry, Handed, NotNow, ServerError, Shared};
+use replicator::{Cause, Class, Documents, Drops, Expiry, Handed, NotNow, ServerError, Shared};
 use tracing::info;
 
 use crate::documents::{Found, PAGE_DOCUMENTS, Page};
@@ -29,6 +29,7 @@ pub(crate) struct Scanner<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) progress: &'a Progress,
     pub(crate) documents_per_second_max: u64,
+    pub(crate) drops: Drops,
 }
 
 /// How a scan came out.
@@ -81,13 +82,18 @@ struct Pass {
 impl Scanner<'_> {
     /// Compares `ns` and makes it equal. `cause`: what made it dirty.
     pub(crate) async fn scan(&self, ns: &Namespace, scan: Scan, cause: Cause) -> Result<Outcome, Interrupt> {
-        self.wait_for_writes(ns).await?;
+        if cause > Cause::Shape {
+            self.wait_for_writes(ns).await?;
+        }
         let held = |why: String| Ok(Outcome::Held { scan, why });
         let here = self.source.collection(ns).await.map_err(away)?;
         let there = self.target.collection(ns).await.map_err(away)?;
         let Some(here) = here else {
             if let Some(there) = there {
                 let empty = there.kind == "collection" && self.is_empty(ns).await?;
+                if cause == Cause::Shape || (self.shared.keeps(ns) && self.drops == Drops::Ignore) {
+                    return self.end(ns, scan, None, 0).await; // its drop comes, or is of no interest
+                }
                 if cause != Cause::Dropped && !empty && there.kind != "view" {
                     return held(GONE.to_owned());
                 }
@@ -117,9 +123,14 @@ impl Scanner<'_> {
             _ if self.shared.is_the_same(ns, here.uuid.as_deref()) && expiry.is_some() => Extra::Delete,
             _ => Extra::Count,
         };
-        let repaired = match self.all_documents(ns, extra).await? {
-            Ok(repaired) => repaired,
-            Err(why) => return held(why),
+        let repaired = match cause {
+            // A unique index may have gone that refused them.
+            Cause::Shape => self.hand_over(ns, self.shared.refused_keys(ns)).await.map(|()| 0)?,
+            _ => match self.all_documents(ns, extra).await? {
+                Ok(repaired) => repaired,
+                Err(_) if self.shared.keeps(ns) && self.drops == Drops::Ignore => 0,
+                Err(why) => return held(why),
+            },
         };
         if let Err(error) = shape::create_indexes(self.source, self.target, ns).await {
             // What is just being replicated may stand in a unique index's way: not for long.

@@ -13,10 +13,13 @@
 
 use std::collections::BTreeMap;
 
-use bson::raw::{RawArrayBuf, RawBson, RawDocument, RawDocumentBuf};
+use bson::raw::{RawArrayBuf, RawBson, RawDocumentBuf};
 use bson::{cstr, rawdoc};
 use record::Namespace;
-use replicator::{Class, Collection, Documents, EXPIRY, Expiry, Made, NotNow, ServerError, Shared};
+use replicator::{
+    Class, Collection, Documents, EXPIRY, Expiry, Made, NotNow, ServerError, Shared, by_name, fields,
+    unwanted,
+};
 use tracing::info;
 
 use crate::side::Side;
@@ -118,12 +121,9 @@ fn collection_change(
 
 /// Drops the target's indexes that the source does not have, or not so.
 pub(crate) async fn drop_indexes(source: &Side, target: &Side, ns: &Namespace) -> Result<(), ServerError> {
-    let wanted = by_name(&source.indexes(ns).await?);
-    for (name, spec) in by_name(&target.indexes(ns).await?) {
-        if !is_wanted(&wanted, &name, &spec) {
-            target.change(ns.db(), rawdoc! {"dropIndexes": ns.coll(), "index": name.as_str()}).await?;
-            info!(%ns, index = name, "an index that the source does not have was dropped on the target");
-        }
+    for name in unwanted(&source.indexes(ns).await?, &target.indexes(ns).await?) {
+        target.change(ns.db(), rawdoc! {"dropIndexes": ns.coll(), "index": name.as_str()}).await?;
+        info!(%ns, index = name, "an index that the source does not have was dropped on the target");
     }
     Ok(())
 }
@@ -156,11 +156,6 @@ pub(crate) async fn note_expiry(
     target.change(db, command).await
 }
 
-fn is_wanted(wanted: &BTreeMap<String, RawDocumentBuf>, name: &str, spec: &RawDocument) -> bool {
-    let expires = spec.get(EXPIRY).is_ok_and(|value| value.is_some());
-    !expires && wanted.get(name).is_some_and(|wanted| fields(wanted) == fields(spec))
-}
-
 async fn create(target: &Side, ns: &Namespace, spec: &RawDocumentBuf) -> Result<(), ServerError> {
     let mut without_expiry = RawDocumentBuf::new();
     for field in spec {
@@ -174,23 +169,6 @@ async fn create(target: &Side, ns: &Namespace, spec: &RawDocumentBuf) -> Result<
     let mut command = rawdoc! {"createIndexes": ns.coll()};
     command.append(cstr!("indexes"), list);
     target.change(ns.db(), command).await
-}
-
-/// Without those that belong to the collection itself.
-fn by_name(specs: &[RawDocumentBuf]) -> BTreeMap<String, RawDocumentBuf> {
-    let own = |spec: &&RawDocumentBuf| !spec.get_bool("clustered").unwrap_or(false);
-    let named = specs
-        .iter()
-        .filter(own)
-        .filter_map(|spec| Some((spec.get_str("name").ok()?.to_owned(), spec.clone())));
-    named.collect()
-}
-
-/// A document's fields whatever their order, without what may differ between equal ones.
-fn fields(doc: &RawDocument) -> BTreeMap<String, RawBson> {
-    let known = doc.into_iter().flatten();
-    let kept = known.filter(|(name, _)| !["v", "ns", "background", EXPIRY].contains(&name.as_str()));
-    kept.map(|(name, value)| (name.as_str().to_owned(), RawBson::from(value))).collect()
 }
 
 /// What only a new collection can have.

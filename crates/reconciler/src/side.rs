@@ -85,18 +85,7 @@ impl Side {
 
     /// The indexes' specifications but for that of `_id`.
     pub(crate) async fn indexes(&self, ns: &Namespace) -> Result<Vec<RawDocumentBuf>, ServerError> {
-        let list = rawdoc! {"listIndexes": ns.coll(), "cursor": {}};
-        let mut cursor = match cursor(&self.client, ns.db(), list).await {
-            Err(error) if error.code == Some(NAMESPACE_NOT_FOUND) => return Ok(Vec::new()),
-            other => other?,
-        };
-        let mut indexes = Vec::new();
-        while let Some(index) = next(&mut cursor).await? {
-            if index.get_str("name").is_ok_and(|name| name != "_id_") {
-                indexes.push(index);
-            }
-        }
-        Ok(indexes)
+        replicator::indexes(&self.client, ns).await
     }
 
     /// The operations that may be writing to `ns` now. Needs the privilege `inprog`; without it: none are seen.
@@ -176,4 +165,3 @@ const CONNECTIONS_MAX: u32 = 4;
 const BATCH_DOCUMENTS: i64 = 5_000;
 /// Longest wait for an index.
 const CHANGE_MAX: Duration = Duration::from_secs(3_600);
-const NAMESPACE_NOT_FOUND: i32 = 26;

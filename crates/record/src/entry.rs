@@ -149,6 +149,8 @@ doubts! {
     Orphan = "orphan",
     /// A command that is followed by namespace only.
     Coarse = "coarse",
+    /// The same, and no document is changed by it: `create`, `collMod`, and the commands over indexes.
+    Shape = "shape",
     /// The same, and the collections that it names may be gone by it: `drop`, `dropDatabase`, `renameCollection`.
     Dropped = "dropped",
     /// The log was too full to keep its statements, or took no record of it when it ended.

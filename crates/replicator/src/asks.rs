@@ -87,6 +87,12 @@ impl Shared {
         self.ask(|answer| Ask::End(ns.clone(), scan, uuid, answer)).await
     }
 
+    /// The keys of `ns` that are in the dead letters.
+    pub fn refused_keys(&self, ns: &Namespace) -> Vec<Key> {
+        let letters = self.dead_letters();
+        letters.iter().filter(|letter| letter.namespace == ns.as_str()).filter_map(|it| it.key()).collect()
+    }
+
     /// Whether no document of `ns` may be deleted by following.
     pub fn keeps(&self, ns: &Namespace) -> bool {
         self.state().keeps(ns)

@@ -94,6 +94,8 @@ pub struct Executor {
     pub shared: Shared,
     /// Tries for a document that the target refuses.
     pub max_retries: u32,
+    /// What becomes of collections that are dropped.
+    pub drops: Drops,
     pub(crate) planner: Mutex<Planner>,
     pub(crate) positions: Mutex<Positions>,
     /// The state could not be saved last time.
@@ -111,6 +113,17 @@ pub struct Executor {
     pub(crate) joined: bool,
     /// Counts what we append to the log ourselves.
     pub(crate) pending: Arc<Pending>,
+}
+
+/// What becomes of collections on the target that are dropped, or renamed away, on the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drops {
+    /// They go as well.
+    Replicate,
+    /// They stay until that is confirmed.
+    Hold,
+    /// They stay.
+    Ignore,
 }
 
 /// How many commands may be under way to the target. Closed at the first stall: nothing new is sent beside it.
@@ -185,9 +198,18 @@ impl Executor {
     /// Does the work for `ns`.
     pub async fn execute(&self, ns: &Namespace, work: Work, tally: &Tally) -> Result<(), Stall> {
         if let Some(unit) = work.dirty {
-            let cause = if unit.doubt() == Some(Doubt::Dropped) { Cause::Dropped } else { Cause::Written };
+            if unit.doubt() == Some(Doubt::Shape) {
+                self.make_misshapen(ns);
+                self.drop_unwanted_indexes(ns).await?;
+                tally.note([unit.entry], Way::Converged);
+                return Ok(());
+            }
             let reason = "written to by a command whose effect is not known document by document";
-            self.make_dirty_by(ns, reason, cause);
+            match (unit.doubt(), self.drops) {
+                (Some(Doubt::Dropped), Drops::Replicate) => self.make_dirty_by(ns, reason, Cause::Dropped),
+                (Some(Doubt::Dropped), _) => self.keep(ns, "dropped or renamed, and sync.drops keeps it"),
+                _ => self.make_dirty_by(ns, reason, Cause::Written),
+            }
             self.forget(|known| known == ns || (ns.coll().is_empty() && known.db() == ns.db()));
             tally.note([unit.entry], Way::Dirty);
             return Ok(());
@@ -261,6 +283,13 @@ impl Executor {
     /// The same, by something that was seen.
     pub fn make_dirty_by(&self, ns: &Namespace, reason: &str, cause: Cause) {
         self.make_dirty_as(ns, Dirty::new(reason, cause, now_ms()));
+    }
+
+    /// Options or indexes have changed: they are made equal beside the documents' way.
+    fn make_misshapen(&self, ns: &Namespace) {
+        self.planner().set_misshapen(ns);
+        let dirty = Dirty::new("its options or indexes have changed", Cause::Shape, now_ms());
+        self.shared.state().set_dirty(ns, dirty);
     }
 
     pub(crate) fn make_dirty_as(&self, ns: &Namespace, dirty: Dirty) {

@@ -15,6 +15,7 @@ mod error;
 mod execute;
 mod expiry;
 mod feeds;
+mod indexes;
 mod joined;
 mod meet;
 mod notes;
@@ -38,8 +39,10 @@ use std::time::Duration;
 
 pub use asks::{Documents, Handed, Made, NotNow};
 pub use error::{Class, ServerError};
+pub use execute::Drops;
 pub use expiry::{EXPIRY, Expiry};
 pub use feeds::Feeding;
+pub use indexes::{by_name, fields, indexes, unwanted};
 pub use notes::{Noted, note, noted};
 pub use orphans::Orphan;
 use prometheus::Registry;
@@ -84,6 +87,10 @@ pub struct Config {
     pub tuning: Tuning,
     /// Longest wait between two looks at the log.
     pub idle_wait: Duration,
+    /// Between two looks for writes that went past dualsync.
+    pub past_interval: Duration,
+    /// What becomes of collections that are dropped.
+    pub drops: Drops,
     /// Between two looks for what has expired on the source.
     pub sweep_interval: Duration,
     /// Tries for a document that the target refuses.
@@ -294,6 +301,7 @@ impl Replicator {
             log: log.clone(),
             shared: shared.clone(),
             max_retries: config.max_retries,
+            drops: config.drops,
             planner: Mutex::new(planner),
             positions: Mutex::new(Positions { checkpoint, parked: checkpoint }),
             unsaved: AtomicBool::new(false),
@@ -365,8 +373,11 @@ pub fn capture_is_off(dir: &std::path::Path) -> std::io::Result<()> {
 /// A planner that knows what the state remembers.
 fn remembered(state: &State, sent: u64) -> Planner {
     let mut planner = Planner::new(Rules::default(), Limits::default(), sent);
-    for (ns, _) in state.dirty() {
-        planner.set_dirty(&ns);
+    for (ns, dirty) in state.dirty() {
+        match dirty.cause {
+            Cause::Shape => planner.set_misshapen(&ns),
+            _ => planner.set_dirty(&ns),
+        }
     }
     for letter in state.dead_letters() {
         if let Some(key) = letter.key() {

@@ -40,6 +40,9 @@ impl Executor {
         let Some(here) = self.source.collection(ns).await.map_err(Stall::Source)? else {
             return Ok(Followed::Yes); // dropped meanwhile: its keys will be found gone
         };
+        if here.kind == "view" {
+            return Ok(Followed::Yes); // nobody writes to it
+        }
         if here.kind != "collection" || here.is_capped() {
             self.make_dirty(ns, "capped and time-series collections are not followed write by write");
             return Ok(self.remember(ns, Followed::No));

@@ -366,6 +366,11 @@ impl Planner {
         state.marks += 1;
     }
 
+    /// Options or indexes of `ns` have changed: its documents are followed as before, and a scan under way has not seen it.
+    pub fn set_misshapen(&mut self, ns: &Namespace) {
+        self.namespaces.entry(ns.clone()).or_default().marks += 1;
+    }
+
     /// A comparison of `ns` begins; nothing of it has been read yet.
     pub fn scan_begins(&self, ns: &Namespace) -> Scan {
         Scan { marks: self.namespaces.get(ns).map_or(0, |state| state.marks) }

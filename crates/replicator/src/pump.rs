@@ -13,6 +13,7 @@ mod feed;
 mod fencing;
 mod orders;
 mod pace;
+mod past;
 mod sweep;
 mod undo;
 
@@ -39,6 +40,7 @@ use crate::state::{Cause, Desired, Dirty};
 use crate::{Config, Miss};
 use feed::{Feed, Looked, Part};
 use pace::Pace;
+use past::Past;
 
 /// The cursor reaches the disk at least this often, so that segments can go.
 const CURSOR_SYNC_INTERVAL: Duration = Duration::from_millis(300);
@@ -70,6 +72,7 @@ pub(crate) struct Pump {
     probed: Instant,
     notes_looked: Instant,
     swept: Instant,
+    past: Past,
     /// When this log last claimed the target; `None`: not yet in this run.
     claimed: Option<Instant>,
     /// From the reconciler, one at a time.
@@ -121,6 +124,7 @@ impl Pump {
             probed: Instant::now(),
             notes_looked: Instant::now(),
             swept: Instant::now(),
+            past: Past::default(),
             claimed: None,
             asks,
         }
@@ -213,6 +217,7 @@ impl Pump {
         self.pace.allow(self.shared.tuning());
         self.executor.lanes = Lanes::new(self.pace.lanes());
         self.sweep().await?;
+        self.look_past().await?;
         // One, then a batch: live writes do not wait behind a comparison.
         if let Ok(ask) = self.asks.try_recv() {
             self.carry_out(ask).await?;

@@ -1,5 +1,6 @@
 //! What the replicator shows to the rest of the program, and the orders that it takes.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -104,6 +105,8 @@ pub struct Counts {
     pub stalls: u64,
     /// Milliseconds from capture to the target's confirmation, over all entries.
     pub delay_ms: u64,
+    /// Collections that were written to past dualsync, and when that was noticed last, in milliseconds since 1970.
+    pub past: BTreeMap<String, u64>,
 }
 
 /// What the replicator looks like now.

@@ -209,6 +209,11 @@ impl Source {
         Ok(there)
     }
 
+    /// The indexes but for that of `_id`.
+    pub async fn indexes(&self, ns: &Namespace) -> Result<Vec<RawDocumentBuf>, ServerError> {
+        crate::indexes::indexes(&self.client, ns).await
+    }
+
     /// The collection's kind and options; `None` when it does not exist.
     pub async fn collection(&self, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
         collection(&self.client, ns).await
@@ -232,6 +237,22 @@ impl Source {
             }
         }
         Ok(uuids)
+    }
+
+    /// How often each collection was written to since mongod was started. Needs the privilege `top`.
+    pub async fn writes_counted(&self) -> Result<HashMap<Namespace, u64>, ServerError> {
+        let top = answer("top", self.client.database("admin").run_command(doc! {"top": 1})).await?;
+        let totals = top.get_document("totals").map_err(|e| ServerError::from_code(9, &e.to_string()))?;
+        let one = |(name, of): (&String, &bson::Bson)| {
+            let of = of.as_document()?;
+            let count = |kind: &str| {
+                let count = of.get_document(kind).ok().and_then(|it| it.get("count"));
+                count.and_then(|it| it.as_i64().or_else(|| it.as_i32().map(i64::from))).unwrap_or(0)
+            };
+            let writes: i64 = ["writeLock", "insert", "update", "remove"].map(count).iter().sum();
+            Some((Namespace::parse(name), u64::try_from(writes).ok().filter(|writes| *writes > 0)?))
+        };
+        Ok(totals.iter().filter_map(one).collect())
     }
 
     /// The collections and views of one database.

@@ -62,6 +62,8 @@ pub struct Filter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
+    /// A captured command over options or indexes: documents are followed, and need no comparison.
+    Shape,
     /// Nothing: a comparison was asked for. Any other cause replaces it.
     Asked,
     /// Nothing that we saw: what is missing on the source may have been lost there.
@@ -318,13 +320,14 @@ impl State {
         if let Some(known) = self.content.dirty.get_mut(ns.as_str()) {
             self.changed |= known.cause < dirty.cause || known.keep != dirty.keep;
             let keep = (known.keep || dirty.keep) && dirty.cause != Cause::Dropped;
-            if known.cause == Cause::Asked {
+            let first = known.cause == Cause::Shape && dirty.cause > Cause::Shape;
+            if known.cause <= Cause::Asked && known.cause < dirty.cause {
                 *known = dirty;
             } else {
                 known.cause = known.cause.max(dirty.cause);
             }
             known.keep = keep;
-            return false;
+            return first;
         }
         self.content.dirty.insert(ns.as_str().to_owned(), dirty);
         self.changed = true;
@@ -404,7 +407,7 @@ impl State {
     /// Whether `ns`, its database or everything is dirty.
     pub fn is_dirty(&self, ns: &Namespace) -> bool {
         let dirty = &self.content.dirty;
-        dirty.contains_key(ns.as_str())
+        dirty.get(ns.as_str()).is_some_and(|dirty| dirty.cause > Cause::Shape)
             || dirty.contains_key(ns.db())
             || self.content.everything_dirty.is_some()
     }

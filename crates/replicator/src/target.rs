@@ -289,6 +289,21 @@ impl Target {
         Ok(u64::try_from(integer(count.get("n"))).unwrap_or(0))
     }
 
+    /// The indexes but for that of `_id`.
+    pub async fn indexes(&self, ns: &Namespace) -> Result<Vec<RawDocumentBuf>, ServerError> {
+        crate::indexes::indexes(self.client().await?, ns).await
+    }
+
+    /// Drops an index; one that does not exist is none.
+    pub async fn drop_index(&self, ns: &Namespace, name: &str) -> Result<(), ServerError> {
+        const INDEX_NOT_FOUND: i32 = 27;
+        let drop = rawdoc! {"dropIndexes": ns.coll(), "index": name, "writeConcern": {"w": "majority"}};
+        match answer("dropIndexes", self.client().await?.database(ns.db()).run_raw_command(drop)).await {
+            Err(error) if error.code == Some(INDEX_NOT_FOUND) => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
     /// The collection's kind and options; `None` when it does not exist.
     pub async fn collection(&self, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
         source::collection(self.client().await?, ns).await

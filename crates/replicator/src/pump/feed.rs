@@ -6,13 +6,17 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use record::{Entry, Record, RecordKind};
+use super::past::{Sample, Touched};
+use record::{Entry, Namespace, Record, RecordKind};
 use synclog::{Lsn, ReadError, Reader};
 
 /// A part is closed, and reading ahead ends, with so many bytes of entries: memory, and the time until they are applied.
 const BYTES_MAX: usize = 12 << 20;
 /// Tries to read from the log's disk, one a second, before a segment is given up.
 const READ_TRIES: u32 = 5;
+
+/// While fewer entries wait, what marks say is read as well.
+const MARKS_READ: usize = 100;
 
 /// Reads; used by one at a time.
 pub(super) struct Feed {
@@ -24,6 +28,8 @@ pub(super) struct Feed {
     queue: VecDeque<Read>,
     /// Of the queue's entries, in the log.
     bytes: usize,
+    /// What was written to, and when.
+    pub(super) touched: Touched,
     /// Times in a row that the disk refused to read.
     refusals: u32,
 }
@@ -61,7 +67,8 @@ pub(super) struct Looked {
 
 impl Feed {
     pub(super) fn new(reader: Reader, from: u64) -> Feed {
-        Feed { reader, from, open_marks: BTreeSet::new(), queue: VecDeque::new(), bytes: 0, refusals: 0 }
+        let (open_marks, queue, touched) = Default::default();
+        Feed { reader, from, open_marks, queue, bytes: 0, touched, refusals: 0 }
     }
 
     /// Behind the last record that was read.
@@ -117,17 +124,22 @@ impl Feed {
                 }
             };
             self.refusals = 0;
-            // Of a mark its place is all that is needed here; what it says was read when this process began.
             if raw.kind == RecordKind::Mark as u8 {
                 self.open_marks.insert(raw.lsn.0);
-                continue;
+                // Of a mark its place is all that is needed to apply entries; reading a backlog should cost no more.
+                if self.queue.len() > MARKS_READ {
+                    self.touched.skipped(raw.lsn.0);
+                    continue;
+                }
             }
             match Record::decode(raw.kind, &raw.payload) {
-                Ok(Record::Mark(_)) => {}
+                Ok(Record::Mark(mark)) => self.touched.mark(raw.lsn.0, &mark),
                 Ok(Record::Closed { mark }) => {
+                    self.touched.closed(raw.lsn.0, mark);
                     self.open_marks.remove(&mark);
                 }
                 Ok(Record::Entry(entry)) => {
+                    self.touched.entry(raw.lsn.0, &entry);
                     self.open_marks.remove(&entry.mark);
                     if raw.lsn.0 >= self.from {
                         self.bytes += raw.payload.len();
@@ -139,6 +151,14 @@ impl Feed {
             }
         }
         looked
+    }
+
+    /// Collections that were written to between the samples, and not by what the log knows of.
+    pub(super) fn written_past(&self, last: &Sample, next: &Sample) -> Vec<Namespace> {
+        match self.touched.knows(self.open_marks.len()) {
+            true => self.touched.compare(last, next),
+            false => Vec::new(),
+        }
     }
 
     /// Takes entries from the front, at most so many.

@@ -1,0 +1,98 @@
+//! What collections are beside their documents, and what becomes of those that are dropped.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bson::{Document, doc};
+use mongodb::IndexModel;
+use serde_json::json;
+use testkit::{compare, wait_for};
+
+use crate::support::{DRAIN_MAX, Source, Stage};
+
+/// Options and indexes follow at once, over a kill, and no document is compared for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn options_and_indexes_follow_without_a_comparison() -> Result<()> {
+    let mut stage = Stage::start(Source::standalone().await?).await?;
+    for round in 0..3 {
+        let database = stage.dualsync.client().await?.database("shape");
+        let items = database.collection::<Document>("items");
+        items
+            .insert_many((0..200).map(|n| doc! {"_id": round * 200 + n, "n": n, "u": round * 200 + n}))
+            .await?;
+        let index = |keys: Document| IndexModel::builder().keys(keys).build();
+        let unique = bson::doc! {"createIndexes": "items", "indexes": [{"key": {"u": 1}, "name": "u", "unique": true}]};
+        database.run_command(unique).await?;
+        items.create_index(index(doc! {"n": round + 1})).await.ok();
+        let name = format!("made{round}");
+        let made = doc! {"create": &name, "collation": {"locale": "en", "strength": 2}, "validator": {"n": {"$gt": 0}}};
+        database.run_command(made).await?;
+        database.collection(&name).insert_one(doc! {"_id": "A", "n": 1}).await?;
+        database
+            .run_command(doc! {"create": format!("view{round}"), "viewOn": "items", "pipeline": []})
+            .await?;
+        database.run_command(doc! {"collMod": &name, "validationLevel": "off"}).await?;
+        // Documents that the unique index would refuse, right after it is gone.
+        items.drop_index("u").await?;
+        items.update_many(doc! {"_id": {"$gte": round * 200}}, doc! {"$set": {"u": -1 - round}}).await?;
+        items.delete_many(doc! {"_id": {"$gt": round * 200 + 100}}).await?;
+        items.update_many(doc! {}, vec![doc! {"$set": {"u": "$_id"}}]).await?;
+        if round == 1 {
+            stage.dualsync.kill()?;
+            stage.dualsync.restart().await?;
+        }
+    }
+    stage.assert_mended().await?;
+    let (source, target) = (stage.source.client().await?, stage.target.client().await?);
+    let comparison = compare::everything(&source, &target, |name| name == "shape").await?;
+    ensure!(comparison.equal(), "{comparison}");
+    let letters = stage.dualsync.report().await?["counts"]["deadLetters"].clone();
+    ensure!(letters == 0, "{letters} dead letters");
+    let lines = stage.dualsync.log_lines();
+    ensure!(lines.iter().any(|line| line.contains("options and indexes are made equal")), "not followed");
+    let compared: Vec<_> =
+        lines.iter().filter(|line| line.contains("comparing a namespace as a whole")).collect();
+    ensure!(compared.is_empty(), "{compared:#?}");
+    Ok(())
+}
+
+/// Dropped collections go, wait for a confirmation, or stay, as `sync.drops` says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_dropped_goes_waits_or_stays() -> Result<()> {
+    let mut stage = Stage::start(Source::standalone().await?).await?;
+    for warning in ["namespace is dirty", "namespace stays dirty"] {
+        stage.dualsync.expect_warning(warning);
+    }
+    let there = async |stage: &Stage| -> Result<u64> {
+        let copy = stage.target.client().await?.database("d").collection::<Document>("dropped");
+        Ok(copy.count_documents(doc! {}).await?)
+    };
+    for policy in ["replicate", "hold", "ignore"] {
+        stage.dualsync.set_env("DUALSYNC_SYNC_DROPS", policy);
+        stage.dualsync.restart().await?;
+        let database = stage.dualsync.client().await?.database("d");
+        let dropped = database.collection::<Document>("dropped");
+        dropped.insert_many((0..20).map(|n| doc! {"_id": n, "policy": policy})).await?;
+        stage.assert_mended().await?;
+        dropped.drop().await?;
+        if policy == "hold" {
+            wait_for("the drop to be held", DRAIN_MAX, async || {
+                let report = stage.dualsync.report().await?;
+                Ok((report["namespaces"]["dirty"][0]["state"] == "held").then_some(()))
+            })
+            .await?;
+            ensure!(there(&stage).await? == 20, "dropped without being confirmed");
+            let confirmed = json!({"namespaces": ["d.dropped"]});
+            stage.dualsync.admin_post("/api/sync/deletes/confirm", &confirmed).await?;
+        }
+        stage.dualsync.wait_drained(Duration::from_secs(30)).await?;
+        wait_for("everything to be settled", DRAIN_MAX, async || {
+            let dirty = stage.dualsync.report().await?["namespaces"]["dirty"].clone();
+            Ok(dirty.as_array().is_some_and(Vec::is_empty).then_some(()))
+        })
+        .await?;
+        let left = there(&stage).await?;
+        ensure!(left == if policy == "ignore" { 20 } else { 0 }, "{policy}: {left} documents are left");
+    }
+    Ok(())
+}
