@@ -1,5 +1,6 @@
 //! Where clients come in and where they are led to: addresses, TLS, how many, and who may come from elsewhere.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -54,11 +55,11 @@ impl Doors {
         let Doors { upstreams, tls } = self;
         let connections_max = connections_max(config);
         let one = |listen: Place, upstream: Upstream| proxy::Config {
+            guarded: is_guarded(config) && !is_own_hosts(&listen),
             listen,
             unix_mode: config.proxy.socket_mode,
             tls: tls.clone(),
             upstream,
-            guarded: is_guarded(config),
             connections_max,
             held_bytes_max: usize::try_from(config.proxy.held_bytes_max).unwrap_or(usize::MAX),
             handshake_timeout: config.proxy.handshake_timeout,
@@ -93,6 +94,14 @@ impl Doors {
 fn is_guarded(config: &Config) -> bool {
     let ProxyConfig { allow_unauthenticated_remote, tls_client_ca_file, .. } = &config.proxy;
     outward(config).is_some() && !allow_unauthenticated_remote && tls_client_ca_file.is_none()
+}
+
+/// Who reaches this listener reaches mongod as well.
+fn is_own_hosts(listen: &Place) -> bool {
+    match listen {
+        Place::Tcp(address) => address.parse().is_ok_and(|address: SocketAddr| address.ip().is_loopback()),
+        Place::Unix(_) => true,
+    }
 }
 
 /// The first listener that is reachable from other hosts.

@@ -376,12 +376,10 @@ fn found_and_modified(ns: &Namespace, find: &FindAndModify, body: &RawDocument) 
     }
 }
 
-/// Whether `createIndexes` found all of them there (`wire-facts.md` section 4; applications send it at every start), or
-/// `dropIndexes` none but that of `_id`, which stays.
+/// Whether `createIndexes` found all of them there (`wire-facts.md` section 4; applications send it at every start).
 fn changed_no_index(body: &RawDocument) -> bool {
     let (before, after) = (integer(body, "numIndexesBefore"), integer(body, "numIndexesAfter"));
-    let made_none = before.is_some() && before == after && !flag(body, "createdCollectionAutomatically");
-    made_none || integer(body, "nIndexesWas") == Some(1)
+    before.is_some() && before == after && !flag(body, "createdCollectionAutomatically")
 }
 
 /// Checked before anything runs, whatever the command (`wire-facts.md` 5.3): unauthorized, authentication failed,

@@ -92,7 +92,7 @@ impl Statement {
         }
         let of_server = server_chooses(&selected.touch, many);
         Statement {
-            doubt: selected.doubt.or(context(entry, many)).or(odd_option(entry)).or(of_server),
+            doubt: selected.doubt.or(context(entry)).or(odd_option(entry)).or(of_server),
             touch: selected.touch,
             unnamed_upsert: false,
             many,
@@ -126,7 +126,7 @@ impl FindAndModify {
             if let Some(collation) = document(body, "collation") {
                 entry.append(cstr!("collation"), collation);
             }
-            (Statement::delete(&entry, variables), context(body, false))
+            (Statement::delete(&entry, variables), context(body))
         } else if let Some(change) = field(body, "update") {
             Change { query, change, of: body, constants: None }.statement(false, variables)
         } else {
@@ -217,7 +217,7 @@ impl Change<'_> {
         } else if used {
             Some(Doubt::Context)
         } else {
-            context(self.of, many && !keyed)
+            context(self.of)
         };
 
         let mut op = RawDocumentBuf::new();
@@ -318,10 +318,10 @@ fn server_chooses(touch: &Touch, many: bool) -> Option<Doubt> {
     (!many && !matches!(touch, Touch::Key(_))).then_some(Doubt::Predicate)
 }
 
-/// Whether the statement has a collation of its own, or chooses many documents by an index of the source: a sparse
-/// one that it names in `hint` leaves documents out.
-fn context(statement: &RawDocument, many: bool) -> Option<Doubt> {
-    let decides = document(statement, "collation").is_some() || many && field(statement, "hint").is_some();
+/// Whether the statement has a collation of its own, or names an index of the source in `hint`: a sparse one leaves
+/// documents out, also one that the filter names.
+fn context(statement: &RawDocument) -> Option<Doubt> {
+    let decides = document(statement, "collation").is_some() || field(statement, "hint").is_some();
     decides.then_some(Doubt::Context)
 }
 

@@ -88,15 +88,14 @@ impl Reconciler {
             }
             return Ok(Step::Worked);
         }
-        let dirty: Vec<(Namespace, Cause)> =
-            dirty.into_iter().map(|(name, dirty)| (Namespace::parse(&name), dirty.cause)).collect();
+        let dirty: Vec<Namespace> = dirty.into_iter().map(|(name, _)| Namespace::parse(&name)).collect();
         self.forget_clean(&dirty);
-        for (ns, cause) in dirty {
+        for ns in dirty {
             if self.known.get(&ns).is_some_and(|known| Instant::now() < known.due) {
                 continue;
             }
             tokio::select! {
-                looked = self.look(&ns, cause) => if looked? { return Ok(Step::Worked) },
+                looked = self.look(&ns) => if looked? { return Ok(Step::Worked) },
                 () = shutdown.cancelled() => return Ok(Step::Idle),
             }
         }
@@ -104,10 +103,10 @@ impl Reconciler {
     }
 
     /// What has become clean by other means is not held any more.
-    fn forget_clean(&mut self, dirty: &[(Namespace, Cause)]) {
+    fn forget_clean(&mut self, dirty: &[Namespace]) {
         let progress = &self.progress;
         self.known.retain(|ns, _| {
-            let still = dirty.binary_search_by(|(other, _)| other.cmp(ns)).is_ok();
+            let still = dirty.binary_search(ns).is_ok();
             if !still {
                 progress.release(ns);
             }
@@ -116,8 +115,8 @@ impl Reconciler {
     }
 
     /// Compares `ns`, unless it is held and nothing has happened to it since.
-    async fn look(&mut self, ns: &Namespace, cause: Cause) -> Result<bool, Interrupt> {
-        let scan = self.shared.begin_scan(ns).await?;
+    async fn look(&mut self, ns: &Namespace) -> Result<bool, Interrupt> {
+        let Some((scan, cause)) = self.shared.begin_scan(ns).await? else { return Ok(false) };
         if let Some(known) = self.known.get_mut(ns)
             && known.held == Some(scan)
         {

@@ -94,13 +94,15 @@ impl Scanner<'_> {
                 if cause == Cause::Shape || (self.shared.keeps(ns) && self.drops == Drops::Ignore) {
                     return self.end(ns, scan, None, 0).await; // its drop comes, or is of no interest
                 }
-                if cause != Cause::Dropped && !empty && there.kind != "view" {
+                let meant = cause == Cause::Dropped && !self.shared.keeps(ns);
+                if !meant && !empty && there.kind != "view" {
                     return held(GONE.to_owned());
                 }
                 if !self.shared.drop_gone(ns).await? {
                     return Ok(Outcome::Again);
                 }
             }
+            shape::note_expiry(self.target, ns, None).await.map_err(away)?;
             return self.end(ns, scan, None, 0).await;
         };
         if let Err(why) = self.shape(ns, &here, there.as_ref(), cause).await? {
@@ -188,7 +190,8 @@ impl Scanner<'_> {
         there: Option<&replicator::Collection>,
         cause: Cause,
     ) -> Result<Result<(), String>, Interrupt> {
-        let documents = if cause == Cause::Dropped { Documents::Drop } else { Documents::Keep };
+        let dropped = cause == Cause::Dropped && !self.shared.keeps(ns);
+        let documents = if dropped { Documents::Drop } else { Documents::Keep };
         let mended = shape::options(self.target, ns, here, there, self.shared, documents).await;
         match mended {
             Ok(()) => Ok(Ok(())),

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::plan::Scan;
 use crate::shared::Shared;
+use crate::state::Cause;
 
 /// The worker could not do it now: a server is away, or it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +47,7 @@ pub enum Made {
 
 pub(crate) enum Ask {
     Expand(oneshot::Sender<()>),
-    Begin(Namespace, oneshot::Sender<Scan>),
+    Begin(Namespace, oneshot::Sender<Option<(Scan, Cause)>>),
     Converge(Namespace, Vec<Key>, oneshot::Sender<Handed>),
     Drop(Namespace, oneshot::Sender<bool>),
     MakeAnew(Namespace, Documents, oneshot::Sender<Made>),
@@ -59,8 +60,9 @@ impl Shared {
         self.ask(Ask::Expand).await
     }
 
-    /// A comparison of `ns` begins: nothing of it has been read yet.
-    pub async fn begin_scan(&self, ns: &Namespace) -> Result<Scan, NotNow> {
+    /// A comparison of `ns` begins: nothing of it has been read yet. With it what has made it dirty until then: what does
+    /// so later starts another scan. `None`: it is not dirty any more.
+    pub async fn begin_scan(&self, ns: &Namespace) -> Result<Option<(Scan, Cause)>, NotNow> {
         self.ask(|answer| Ask::Begin(ns.clone(), answer)).await
     }
 

@@ -48,7 +48,7 @@ impl Executor {
                 !last
             });
             if vain >= VAIN_ROUNDS_MAX || wanting.len() > HOLDERS_MAX {
-                wanting.iter().for_each(|refused| self.bury(ns, refused));
+                wanting.iter().chain(&again).for_each(|refused| self.bury(ns, refused));
                 return Ok(());
             }
             let holds: HashMap<&Key, &Key> =
@@ -67,11 +67,15 @@ impl Executor {
             let stood: HashSet<Key> = holds.values().copied().cloned().collect();
             refused = self.step(ns, keys, concern, Writing::InOrder).await?;
             let left: HashSet<&Key> = refused.iter().map(|refused| &refused.key).collect();
-            // One has its value, or somebody else in the row was found.
+            // One has its value, or somebody else in the row was found, who is held up as well.
+            let held_up =
+                refused.iter().filter(|refused| refused.holder.is_some()).map(|refused| &refused.key);
             let got_on = tried.iter().any(|key| !left.contains(key))
-                || left.iter().any(|key| !tried.contains(*key) && stood.contains(*key));
+                || held_up.into_iter().any(|key| !tried.contains(key) && stood.contains(key));
             (rounds, vain) = (rounds + 1, if got_on { 0 } else { vain + 1 });
-            let again = again.into_iter().map(|refused| refused.key).collect();
+            // Who stands in the way was tried just now.
+            let again =
+                again.into_iter().map(|refused| refused.key).filter(|key| !stood.contains(key)).collect();
             refused.extend(self.step(ns, again, concern, Writing::OneByOne).await?);
         }
         Ok(())

@@ -142,12 +142,17 @@ impl Executor {
         writing: Writing,
     ) -> Result<Vec<Refused>, Stall> {
         let (mut refused, mut rounds) = (Vec::new(), 0);
-        let mut pending = keys;
-        while !pending.is_empty() {
+        let mut pending = vec![keys];
+        while let Some(keys) = pending.pop().filter(|keys| !keys.is_empty()) {
+            let asked = keys.len();
             let _lane = self.lanes.take().await?;
-            let (rest, more) =
-                self.lanes.close(self.portion(ns, pending, concern, writing, &mut rounds).await)?;
-            pending = rest;
+            let (mut rest, more) =
+                self.lanes.close(self.portion(ns, keys, concern, writing, &mut rounds).await)?;
+            // Other spellings of the same documents, by a collation, could ask for the same portion for ever.
+            if rest.len() >= asked && asked > 1 {
+                pending.push(rest.split_off(asked / 2));
+            }
+            pending.push(rest);
             refused.extend(more);
         }
         Ok(refused)

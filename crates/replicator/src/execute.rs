@@ -51,7 +51,8 @@ impl Stall {
     fn weight(&self) -> u8 {
         match self {
             Stall::Fenced(_) => 5,
-            Stall::Target(error) if error.may_land() => 4,
+            // A right that is missing is known to be: it must not hide what is not.
+            Stall::Target(error) if error.may_land() && error.code != Some(UNAUTHORIZED) => 4,
             Stall::Target(_) => 3,
             Stall::Log(_) => 2,
             Stall::Source(_) => 1,

@@ -177,10 +177,10 @@ impl<'a> Command<'a> {
     /// they differ, it may have been any of its statements.
     pub fn different(&self, reply: &Reply) -> Vec<&'a Unit> {
         let failed: Vec<usize> = reply.errors.iter().map(|error| error.index).collect();
-        if let (true, Some(first)) = (self.ordered, failed.iter().min()) {
-            return self.units[*first.min(&self.units.len())..].to_vec();
-        }
-        let passed = self.units.iter().enumerate().filter(|(index, _)| !failed.contains(index));
+        // What is behind the first failure of an ordered command was not run.
+        let end = failed.iter().min().filter(|_| self.ordered).map_or(self.units.len(), |first| *first);
+        let end = end.min(self.units.len());
+        let passed = self.units[..end].iter().enumerate().filter(|(index, _)| !failed.contains(index));
         let (mut n, mut modified, mut upserted, mut open) = (0, 0, 0, 0);
         for (_, unit) in passed {
             let effect = unit.effect();
@@ -196,6 +196,9 @@ impl<'a> Command<'a> {
                 || (modified..=modified + open).contains(&reply.modified) && reply.upserted == upserted);
         if !as_on_the_source {
             return self.units.clone();
+        }
+        if self.ordered {
+            return self.units[end..].to_vec();
         }
         failed.iter().filter_map(|index| self.units.get(*index).copied()).collect()
     }
@@ -321,6 +324,21 @@ mod tests {
         assert!(command.different(&Reply { n: 2, modified: 2, ..Reply::default() }).is_empty());
         assert_eq!(command.different(&Reply { n: 1, modified: 1, ..Reply::default() }).len(), 2);
         assert_eq!(command.different(&Reply { n: 2, modified: 1, upserted: 1, ..Reply::default() }).len(), 2);
+    }
+
+    #[test]
+    fn an_ordered_commands_counts_before_its_failure_are_the_sources_too() {
+        let units = [update(1), update(1), update(1)];
+        let lane = one(&units);
+        let command = &lane.levels()[0][0];
+        let failed = |n: u64| {
+            let error =
+                crate::target::WriteError { index: 2, code: 11000, message: String::new(), key_value: None };
+            command.different(&Reply { n, modified: n, errors: vec![error], ..Reply::default() }).len()
+        };
+        assert!(command.is_ordered());
+        assert_eq!(failed(2), 1);
+        assert_eq!(failed(1), 3, "one of the first two did nothing");
     }
 
     #[test]

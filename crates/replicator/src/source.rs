@@ -181,12 +181,13 @@ impl Source {
         let mut portion = Portion { documents: Vec::new(), complete: true };
         let mut bytes = 0;
         while let Some(document) = next(&mut cursor).await? {
-            bytes += document.as_bytes().len();
-            portion.documents.push(document);
+            // Only now: a portion of one document is complete, however large.
             if bytes > READ_BYTES_MAX {
                 portion.complete = false;
                 break;
             }
+            bytes += document.as_bytes().len();
+            portion.documents.push(document);
         }
         Ok(portion)
     }

@@ -66,11 +66,12 @@ pub enum Cause {
     Shape,
     /// Nothing: a comparison was asked for. Any other cause replaces it.
     Asked,
-    /// Nothing that we saw: what is missing on the source may have been lost there.
-    #[default]
-    Unknown,
     /// A captured write: what is missing was deleted by it, or may have been.
     Written,
+    /// Nothing that we saw: what is missing on the source may have been lost there. A write that comes as well explains
+    /// no more than itself.
+    #[default]
+    Unknown,
     /// A captured command that may have dropped or renamed the collection.
     Dropped,
 }
@@ -375,6 +376,11 @@ impl State {
     /// The followed collections and their uuids.
     pub fn uuids(&self) -> impl Iterator<Item = (Namespace, &str)> {
         self.content.uuids.iter().map(|(name, uuid)| (Namespace::parse(name), uuid.as_str()))
+    }
+
+    /// What has made `ns` dirty by itself, if it is.
+    pub fn cause(&self, ns: &Namespace) -> Option<Cause> {
+        self.content.dirty.get(ns.as_str()).map(|dirty| dirty.cause)
     }
 
     /// Whether no document of `ns` may be deleted by following.

@@ -23,7 +23,8 @@ impl Pump {
             Ask::Begin(ns, answer) => {
                 // What was learnt of it may be what has changed.
                 self.executor.forget(|known| *known == ns);
-                let _ = answer.send(self.executor.planner().scan_begins(&ns));
+                let cause = self.shared.state().cause(&ns);
+                let _ = answer.send(cause.map(|cause| (self.executor.planner().scan_begins(&ns), cause)));
             }
             Ask::Converge(ns, keys, answer) => {
                 let handed = match self.executor.prepare(&ns).await? {
@@ -54,9 +55,11 @@ impl Pump {
     }
 
     async fn drop_gone(&mut self, ns: &Namespace) -> Result<bool, Stall> {
-        if self.executor.source.collection(ns).await.map_err(Stall::Source)?.is_some() {
+        let is_gone = self.executor.source.collection(ns).await.map_err(Stall::Source)?.is_none();
+        if !is_gone || self.shared.keeps(ns) {
             return Ok(false);
         }
+        self.executor.same_source().await?;
         self.executor.remember_sent(self.log.head().0)?;
         self.executor.target.drop(ns).await.map_err(Stall::Target)?;
         self.executor.forget(|known| known == ns);
@@ -76,7 +79,7 @@ impl Pump {
             return Ok(Made::Anew); // dropped meanwhile
         };
         if let Some(there) = executor.target.collection(ns).await.map_err(Stall::Target)? {
-            let may_go = documents == Documents::Drop
+            let may_go = (documents == Documents::Drop && !self.shared.keeps(ns))
                 || there.kind == "view"
                 || executor
                     .target
@@ -87,6 +90,7 @@ impl Pump {
             if !may_go {
                 return Ok(Made::HasDocuments);
             }
+            executor.same_source().await?;
             executor.target.drop(ns).await.map_err(Stall::Target)?;
         }
         match executor.target.create(ns, &here.options).await {

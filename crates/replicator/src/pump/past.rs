@@ -120,6 +120,10 @@ impl Touched {
 impl Pump {
     /// Takes a sample when that is due, and compares it with the last one when the log has been read up to it.
     pub(super) async fn look_past(&mut self) -> Result<(), Stall> {
+        // What other logs record is past this one.
+        if self.config.feeding.join {
+            return Ok(());
+        }
         if self.past.next.is_none()
             && self.past.looked.is_none_or(|at| at.elapsed() >= self.config.past_interval)
         {
@@ -159,6 +163,8 @@ impl Pump {
             }
             Err(error) => return Err(Stall::Source(error)),
         };
+        // Counts of another process than the one that is known are no measure.
+        self.executor.same_source().await?;
         let captured = |ns: &Namespace| (self.config.captures)(&self.config.filter, ns);
         let counts = counts.into_iter().filter(|(ns, _)| is_ours(ns.coll()) && captured(ns)).collect();
         let process = self.executor.source_process.lock().unwrap_or_else(PoisonError::into_inner).clone();

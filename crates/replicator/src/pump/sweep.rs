@@ -1,15 +1,18 @@
 //! Expiry is a deletion that nobody sends: from time to time, what may have expired on the target is looked for on the
 //! source, and what is gone there is converged. What was renewed comes by its own entry.
 
+use std::time::Instant;
+
 use bson::DateTime;
 use record::{Key, Namespace};
 use tracing::{debug, warn};
 
 use super::Pump;
-use crate::error::{Class, ServerError};
+use crate::error::{Class, UNAUTHORIZED};
 use crate::execute::Stall;
 use crate::expiry::Expiry;
 use crate::plan::Converge;
+use crate::target::TIME_LIMIT_EXCEEDED;
 
 /// Documents of one collection in one sweep; the rest in the next, at once.
 const KEYS_MAX: usize = 20_000;
@@ -23,15 +26,16 @@ impl Pump {
         }
         let hello = self.executor.source.hello().await.map_err(Stall::Source)?;
         let now = hello.get_datetime("localTime").copied().unwrap_or_else(|_| DateTime::now());
-        let mut more = false;
+        // A sweep that fails is not tried again before it is due: following goes first.
+        let (before, mut more) = (std::mem::replace(&mut self.swept, Instant::now()), false);
         for expiry in self.executor.target.expiries().await.map_err(Stall::Target)? {
             let ns = Namespace::parse(&expiry.namespace);
-            if (self.config.captures)(&self.config.filter, &ns) {
+            if (self.config.captures)(&self.config.filter, &ns) && !self.shared.keeps(&ns) {
                 more |= self.sweep_one(&ns, &expiry, now).await?;
             }
         }
-        if !more {
-            self.swept = std::time::Instant::now();
+        if more {
+            self.swept = before;
         }
         Ok(())
     }
@@ -41,8 +45,12 @@ impl Pump {
         let found = self.executor.target.candidates(ns, &expiry.filter(now), None, None, KEYS_MAX).await;
         let found = match found {
             Ok(found) => found,
-            Err(ServerError { class: Class::Refused, message, .. }) => {
-                warn!(%ns, message, "the target cannot look for what has expired");
+            // While its documents are copied its indexes are not there yet.
+            Err(error)
+                if error.class == Class::Refused
+                    || matches!(error.code, Some(TIME_LIMIT_EXCEEDED | UNAUTHORIZED)) =>
+            {
+                warn!(%ns, %error, "the target cannot look for what has expired");
                 return Ok(false);
             }
             Err(error) => return Err(Stall::Target(error)),

@@ -54,13 +54,14 @@ async fn a_paused_one_answers_when_it_is_resumed() -> Result {
     let client = mongod.client().await?;
     assert_eq!(count(&client).await?, 0);
     mongod.pause()?;
-    let waiting = tokio::spawn(async move { count(&client).await });
-    // It cannot have been answered: the server does not run. State T is "stopped by a signal".
+    // State T is "stopped by a signal", which takes its time: until then it may answer.
     let stat = format!("/proc/{}/stat", mongod.pid().unwrap());
     wait_for("the server to be stopped", std::time::Duration::from_secs(10), async || {
         Ok(std::fs::read_to_string(&stat)?.contains(") T ").then_some(()))
     })
     .await?;
+    let waiting = tokio::spawn(async move { count(&client).await });
+    tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
     mongod.resume()?;
     assert_eq!(waiting.await??, 0);
