@@ -143,8 +143,11 @@ impl Executor {
     ) -> Result<Vec<Refused>, Stall> {
         let (mut refused, mut rounds) = (Vec::new(), 0);
         let mut pending = vec![keys];
-        while let Some(keys) = pending.pop().filter(|keys| !keys.is_empty()) {
+        while let Some(keys) = pending.pop() {
             let asked = keys.len();
+            if asked == 0 {
+                continue;
+            }
             let _lane = self.lanes.take().await?;
             let (mut rest, more) =
                 self.lanes.close(self.portion(ns, keys, concern, writing, &mut rounds).await)?;
