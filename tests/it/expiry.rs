@@ -8,7 +8,7 @@ use mongodb::options::IndexOptions;
 use mongodb::{Database, IndexModel};
 use testkit::{Dualsync, Mongod, ReplicaSet, compare, mongod, wait_for};
 
-use crate::support::{BIN, DRAIN_MAX};
+use crate::support::{BIN, DRAIN_MAX, wait_clean};
 
 const SWIFT: [&str; 2] = ["--setParameter", "ttlMonitorSleepSecs=1"];
 
@@ -34,7 +34,7 @@ async fn sessions_expire_and_are_renewed_through_an_outage() -> Result<()> {
     for id in 0..60 {
         sessions.insert_one(doc! {"_id": id, "seen": DateTime::now(), "guest": id % 3 > 0}).await?;
     }
-    clean(&dualsync).await?;
+    wait_clean(&dualsync).await?;
     let noted = after(&target.client().await?.database("web")).await?;
     ensure!(
         noted == Some(2),
@@ -111,13 +111,4 @@ async fn after(copy: &Database) -> Result<Option<i64>> {
         note.get_array("indexes")?.first().and_then(bson::Bson::as_document).cloned().unwrap_or_default();
     let seconds = index.get("expireAfterSeconds");
     Ok(seconds.and_then(|it| it.as_i64().or_else(|| it.as_i32().map(i64::from))))
-}
-
-async fn clean(dualsync: &Dualsync) -> Result<()> {
-    wait_for("everything to be compared", DRAIN_MAX, async || {
-        let report = dualsync.report().await?;
-        let empty = |list: &str| report["namespaces"][list].as_array().is_some_and(Vec::is_empty);
-        Ok((empty("dirty") && empty("notCopiedYet") && report["lag"]["entries"] == 0).then_some(()))
-    })
-    .await
 }

@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
 use testkit::traffic::Shop;
-use testkit::{Dualsync, compare, wait_for};
+use testkit::{Dualsync, compare};
 
-use crate::support::{BIN, DRAIN_MAX, Source, Stage};
+use crate::support::{BIN, DRAIN_MAX, Source, Stage, wait_clean};
 
 const REFUSED: &str = "nothing is sent to the target";
 
@@ -58,7 +58,7 @@ async fn a_second_log_is_refused_until_both_are_told_to_join() -> Result<()> {
     }
     hot.await??;
     second.wait_drained(DRAIN_MAX).await?;
-    clean(&second).await?;
+    wait_clean(&second).await?;
     stage.assert_mended().await?;
     Ok(())
 }
@@ -122,7 +122,7 @@ async fn a_log_that_was_replaced_is_refused_when_it_comes_back() -> Result<()> {
     stage.dualsync.wait_for_log("was replaced by log", DRAIN_MAX).await?;
     second.client().await?.database("d").collection("c").insert_one(doc! {"_id": 1}).await?;
     second.wait_drained(DRAIN_MAX).await?;
-    clean(&second).await?;
+    wait_clean(&second).await?;
     let (source, target) = (stage.source.client().await?, stage.target.client().await?);
     let comparison = compare::databases(&source, &target).await?;
     ensure!(comparison.equal() && comparison.documents() == 2, "{comparison}");
@@ -149,15 +149,6 @@ async fn write_hot(one: String, two: String) -> Result<()> {
         }
     }
     Ok(())
-}
-
-async fn clean(dualsync: &Dualsync) -> Result<()> {
-    wait_for("everything to be compared", DRAIN_MAX, async || {
-        let report = dualsync.report().await?;
-        let empty = |list: &str| report["namespaces"][list].as_array().is_some_and(Vec::is_empty);
-        Ok((empty("dirty") && empty("notCopiedYet") && report["lag"]["entries"] == 0).then_some(()))
-    })
-    .await
 }
 
 fn copy_files(from: &Path, to: &Path) -> Result<()> {

@@ -14,7 +14,7 @@ use testkit::net::Relay;
 use testkit::traffic::{OnError, Shop};
 use testkit::{Dualsync, Mongod, ReplicaSet, compare, mongod, wait_for};
 
-use crate::support::{BIN, DRAIN_MAX, Source, Stage, update_ended, update_runs};
+use crate::support::{BIN, DRAIN_MAX, Source, Stage, half_of, update_ended, update_runs};
 
 /// Drivers' own tests drop collections while what was written to them is still being read. mongod kills such reads; that
 /// is no outage, and the undeclared warning of one would fail the test.
@@ -75,12 +75,7 @@ async fn the_target_is_killed() -> Result<()> {
     let mut stage = Stage::start(Source::standalone().await?).await?;
     stage.dualsync.expect_warning("Atlas unavailable");
     let traffic = Shop { clients: 8, writes: 6_000, seed: 22, ..Shop::default() };
-    let (uri, done) = (stage.dualsync.uri(), traffic.done.clone());
-    let clients = tokio::spawn(async move { traffic.run(&uri).await });
-    wait_for("half of the traffic", DRAIN_MAX, async || {
-        Ok((done.load(Ordering::Relaxed) > 3_000).then_some(()))
-    })
-    .await?;
+    let clients = half_of(traffic, &stage.dualsync).await?;
     stage.target.kill()?;
     stage.target.resume().await?;
     clients.await??;
@@ -103,12 +98,7 @@ async fn the_source_is_restarted() -> Result<()> {
         .start()
         .await?;
     let traffic = Shop { clients: 4, writes: 3_000, seed: 23, on_error: OnError::Count, ..Shop::default() };
-    let (uri, done) = (dualsync.uri(), traffic.done.clone());
-    let clients = tokio::spawn(async move { traffic.run(&uri).await });
-    wait_for("half of the traffic", DRAIN_MAX, async || {
-        Ok((done.load(Ordering::Relaxed) > 1_500).then_some(()))
-    })
-    .await?;
+    let clients = half_of(traffic, &dualsync).await?;
     mongod.stop().await?;
     mongod.start().await?;
     let tally = clients.await??;

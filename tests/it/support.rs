@@ -1,13 +1,16 @@
 //! A source, a target and the binary between them, and what every test of equality asserts.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
 use mongodb::Client;
 use testkit::compare;
+use testkit::traffic::{Shop, Tally};
 use testkit::{Builder, Dualsync, Mongod, ReplicaSet};
+use tokio::task::JoinHandle;
 
 /// The binary under test.
 pub const BIN: &str = env!("CARGO_BIN_EXE_dualsync");
@@ -71,6 +74,28 @@ async fn updates(client: &Client, ns: &str, what: &str, enough: impl Fn(usize) -
     .await
 }
 
+/// Waits until everything is on the target and nothing is dirty any more.
+pub async fn wait_clean(dualsync: &Dualsync) -> Result<()> {
+    let mut last = serde_json::Value::Null;
+    let clean = testkit::wait_for("everything to be compared", DRAIN_MAX, async || {
+        last = dualsync.report().await?;
+        let empty = |list: &str| last["namespaces"][list].as_array().is_some_and(Vec::is_empty);
+        Ok((empty("dirty") && empty("notCopiedYet") && last["lag"]["entries"] == 0).then_some(()))
+    });
+    clean.await.with_context(|| format!("{:#}\n{}", last["namespaces"], dualsync.log_lines().join("\n")))
+}
+
+/// Lets a shop's clients write through `dualsync`; returns when half of it is done.
+pub async fn half_of(traffic: Shop, dualsync: &Dualsync) -> Result<JoinHandle<Result<Tally>>> {
+    let (uri, done, half) = (dualsync.uri(), traffic.done.clone(), traffic.writes as u64 / 2);
+    let clients = tokio::spawn(async move { traffic.run(&uri).await });
+    testkit::wait_for("half of the traffic", DRAIN_MAX, async || {
+        Ok((done.load(Ordering::Relaxed) > half).then_some(()))
+    })
+    .await?;
+    Ok(clients)
+}
+
 /// Both servers and the binary.
 pub struct Stage {
     // First, so that it is dropped before the servers: their going must not be what it complains of.
@@ -109,21 +134,7 @@ impl Stage {
 
     /// Waits until everything is on the target and nothing is dirty any more, then compares as above.
     pub async fn assert_mended(&self) -> Result<compare::Comparison> {
-        let mut last = serde_json::Value::Null;
-        let clean = testkit::wait_for("everything to be compared", DRAIN_MAX, async || {
-            last = self.dualsync.report().await?;
-            let empty = |list: &str| last["namespaces"][list].as_array().is_some_and(Vec::is_empty);
-            Ok((empty("dirty") && empty("notCopiedYet") && last["lag"]["entries"] == 0).then_some(()))
-        });
-        if let Err(error) = clean.await {
-            anyhow::bail!(
-                "{error:#}
-{:#}
-{}",
-                last["namespaces"],
-                self.dualsync.log_lines().join("\n")
-            );
-        }
+        wait_clean(&self.dualsync).await?;
         self.assert_equal().await
     }
 

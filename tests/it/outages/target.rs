@@ -9,7 +9,7 @@ use testkit::net::Relay;
 use testkit::traffic::Shop;
 use testkit::{Dualsync, Mongod, ReplicaSet, compare, wait_for};
 
-use crate::support::{BIN, DRAIN_MAX, Source, Stage};
+use crate::support::{BIN, DRAIN_MAX, Source, Stage, half_of};
 
 /// Far away, then frozen for a moment, then behind a line that loses everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,12 +54,7 @@ async fn its_primary_steps_down() -> Result<()> {
     let stage = Stage::start(Source::standalone().await?).await?;
     stage.dualsync.expect_warning("Atlas unavailable");
     let traffic = Shop { clients: 8, writes: 6_000, seed: 32, ..Shop::default() };
-    let (uri, done) = (stage.dualsync.uri(), traffic.done.clone());
-    let clients = tokio::spawn(async move { traffic.run(&uri).await });
-    wait_for("half of the traffic", DRAIN_MAX, async || {
-        Ok((done.load(Ordering::Relaxed) > 3_000).then_some(()))
-    })
-    .await?;
+    let clients = half_of(traffic, &stage.dualsync).await?;
     stage.target.step_down().await?;
     clients.await??;
     stage.assert_equal().await?;
