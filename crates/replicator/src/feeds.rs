@@ -5,8 +5,12 @@
 //!   does. A log whose file does not know the target's token is an older copy of the one that feeds it
 //! - the document is changed as a whole and only in the version that was read, so of two claims one fails
 //! - a log that is replaced stays listed as such: should it come back, it is refused
+//! - a log in the folder of another one replaces it by itself, once that one has not been seen for [`SEEN_AGO_MIN`]: two
+//!   machines may be called the same, and have their logs in folders of the same name
 //!
 //! Pure, but for [`Target::feeds`] and [`Target::set_feeds`]; when to claim: `pump/fencing.rs`.
+
+use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
 use bson::{DateTime, rawdoc};
@@ -18,6 +22,8 @@ use crate::target::{OWN_DATABASE, Target, Validation};
 
 /// Logs that are listed; beyond that the ones replaced longest ago are forgotten. About 300 bytes each.
 const LOGS_MAX: usize = 100;
+/// A log that was not seen for so long does not feed the target any more: it claims it every minute.
+const SEEN_AGO_MIN: Duration = Duration::from_secs(180);
 /// The document's `_id`.
 const ID: &str = "logs";
 /// A unique index stood in the way: somebody else was first.
@@ -26,7 +32,7 @@ const DUPLICATE_KEY: i32 = 11000;
 /// How this log feeds its target.
 #[derive(Debug, Clone)]
 pub struct Feeding {
-    /// Host and folder, for people; no two logs that live have the same.
+    /// Host and folder.
     pub place: String,
     /// One of several, all of which only converge.
     pub join: bool,
@@ -73,12 +79,23 @@ pub struct Tokens {
     pub last: Option<String>,
     /// Perhaps there by now.
     pub next: Option<String>,
+    /// The version of the list that `next` belongs to.
+    #[serde(default)]
+    pub next_version: i64,
 }
 
 impl Tokens {
     /// Whether this file has made that claim.
     pub fn has(&self, token: &str) -> bool {
         [&self.last, &self.next].into_iter().flatten().any(|own| own == token)
+    }
+
+    /// The token for a claim that makes this version of the list: that of an earlier one which would have made the same and
+    /// may still land, or a new one.
+    pub fn next_for(&self, version: i64) -> String {
+        let pending = self.next.as_ref().filter(|_| self.next_version == version);
+        let new = || format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        pending.cloned().unwrap_or_else(new)
     }
 }
 
@@ -116,6 +133,9 @@ pub enum Refused {
     /// Told to join one that was not told.
     #[error("the target is fed by another log alone, {}: set sync.join = true for that one as well and restart it; if it is gone for good, set sync.take_over = {:?} here", describe(.0), .0.id)]
     NotJoined(Box<Feed>),
+    /// One that had the same folder fed it until a moment ago.
+    #[error("the target is fed by another log with the same host name and folder, {}: if that one was lost, this one takes its place when it was not seen for {} s, or at once with sync.take_over = {:?} here; if it runs (machines or containers of the same name), stop one of the two, or let each have a host name or a log.dir of its own", describe(.0), SEEN_AGO_MIN.as_secs(), .0.id)]
+    SeenLately(Box<Feed>),
     /// The folder is a copy from earlier, or the same log runs elsewhere.
     #[error("this folder is an older copy of the log that feeds the target, {}: stop the other one if it runs, and put its folder here; if that one is gone for good, set sync.take_over = {:?} here, and everything is compared", describe(.0), .0.id)]
     Older(Box<Feed>),
@@ -141,7 +161,14 @@ fn describe(feed: &Feed) -> String {
     )
 }
 
-/// What the list becomes when this log claims the target, or why it must not.
+impl Feed {
+    /// Whether it may be at work still. A time that is to come was told by another clock.
+    fn seen_lately(&self, now: DateTime) -> bool {
+        now.checked_duration_since(self.seen).is_none_or(|ago| ago < SEEN_AGO_MIN)
+    }
+}
+
+/// What the list becomes when this log claims the target, or why it must not. `now` is the target's, which all logs share.
 pub fn claim(feeds: &Feeds, claimant: &Claimant<'_>, token: String, now: DateTime) -> Result<Claim, Refused> {
     let Claimant { id, feeding, tokens, has_fed } = *claimant;
     let mut next = feeds.clone();
@@ -156,10 +183,12 @@ pub fn claim(feeds: &Feeds, claimant: &Claimant<'_>, token: String, now: DateTim
         return Err(Refused::Replaced { by: by.clone() });
     }
     for other in next.logs.iter_mut().filter(|feed| feed.id != id && feed.replaced_by.is_none()) {
-        // Two logs cannot be in one folder: that one is gone.
-        if take_over == Some(&other.id) || (other.place == feeding.place && !has_fed) {
+        let same_place = other.place == feeding.place && !has_fed;
+        if take_over == Some(&other.id) || (same_place && !other.seen_lately(now)) {
             other.replaced_by = Some(id.to_owned());
             replaced.push(other.id.clone());
+        } else if same_place {
+            return Err(Refused::SeenLately(Box::new(other.clone())));
         } else if !feeding.join {
             return Err(Refused::Another(Box::new(other.clone())));
         } else if !other.join {
@@ -248,12 +277,21 @@ mod tests {
     impl Log {
         /// Claims, and forgets the answer where `crash`es say so.
         fn claim(&mut self, feeds: &mut Feeds) -> Result<Claim, Refused> {
-            let token = format!("{:016x}", fastrand::u64(..));
+            let claim = self.begin(feeds, 0)?;
+            *feeds = claim.feeds.clone();
+            self.tokens = Some(Tokens { last: Some(claim.token.clone()), ..Tokens::default() });
+            Ok(claim)
+        }
+
+        /// Begins a claim, of which nobody knows whether it lands.
+        fn begin(&mut self, feeds: &Feeds, now_s: i64) -> Result<Claim, Refused> {
             let Log { id, feeding, tokens, has_fed } = self;
             let claimant = Claimant { id, feeding, tokens: tokens.as_ref(), has_fed: *has_fed };
-            let claim = claim(feeds, &claimant, token, DateTime::from_millis(0))?;
-            *feeds = claim.feeds.clone();
-            *tokens = Some(Tokens { last: Some(claim.token.clone()), next: None });
+            let version = feeds.version + 1;
+            let token = tokens.clone().unwrap_or_default().next_for(version);
+            let claim = claim(feeds, &claimant, token, DateTime::from_millis(now_s * 1000))?;
+            let last = feeds.logs.iter().find(|feed| feed.id == *id).map(|feed| feed.token.clone());
+            *tokens = Some(Tokens { last, next: Some(claim.token.clone()), next_version: version });
             Ok(claim)
         }
     }
@@ -264,14 +302,25 @@ mod tests {
         a.claim(&mut feeds).unwrap();
         for reached_the_target in [false, true] {
             // Its file knows the next token, and then it dies.
-            let next = Tokens { next: Some("next".to_owned()), ..a.tokens.clone().unwrap() };
+            let begun = a.begin(&feeds, 0).unwrap();
             if reached_the_target {
-                feeds.logs[0].token = "next".to_owned();
+                feeds = begun.feeds;
             }
-            a.tokens = Some(next);
             assert!(!a.claim(&mut feeds).unwrap().compare_all);
         }
-        assert_eq!(feeds.logs[0].epoch, 3);
+        assert_eq!(feeds.logs[0].epoch, 4);
+    }
+
+    #[test]
+    fn whichever_of_several_claims_lands_the_log_knows_it() {
+        for landed in 0..3 {
+            let (mut feeds, mut a) = (Feeds::default(), log("a"));
+            a.claim(&mut feeds).unwrap();
+            // None of them is answered, and each is read before any of them lands.
+            let claims: Vec<Claim> = (0..3).map(|_| a.begin(&feeds, 0).unwrap()).collect();
+            let mut feeds = claims[landed].feeds.clone();
+            a.claim(&mut feeds).unwrap();
+        }
     }
 
     #[test]
@@ -312,12 +361,25 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_was_lost_is_replaced_by_the_one_in_its_folder() {
+    fn a_log_that_was_lost_is_replaced_by_the_one_in_its_folder_when_it_is_seen_no_more() {
         let (mut feeds, mut a, mut b) = (Feeds::default(), log("a"), log("b"));
         a.claim(&mut feeds).unwrap();
         b.feeding.place.clone_from(&a.feeding.place);
-        let claim = b.claim(&mut feeds).unwrap();
-        assert_eq!((claim.replaced, claim.looked), (vec!["a".to_owned()], false));
+        let lately = |result: Result<Claim, Refused>| {
+            assert!(matches!(result, Err(Refused::SeenLately(feed)) if feed.id == "a"));
+        };
+        lately(b.begin(&feeds, 100));
+        // As it seems by a clock that is behind.
+        lately(b.begin(&feeds, -100));
+        b.feeding.join = true;
+        lately(b.begin(&feeds, 100));
+        b.feeding.join = false;
+        let claim = b.begin(&feeds, 180).unwrap();
+        assert_eq!((claim.replaced, claim.looked, claim.compare_all), (vec!["a".to_owned()], false, true));
+        // The same log never waits, nor does one that is told.
+        assert!(a.begin(&feeds, 1).is_ok());
+        b.feeding.take_over = Some("a".to_owned());
+        assert!(b.begin(&feeds, 1).is_ok());
     }
 
     #[test]
@@ -325,7 +387,7 @@ mod tests {
         let mut feeds = Feeds::default();
         for n in 0..3 * LOGS_MAX {
             let mut next = Log { id: Box::leak(n.to_string().into_boxed_str()), ..log("x") };
-            next.claim(&mut feeds).unwrap();
+            feeds = next.begin(&feeds, 1_000 * n as i64).unwrap().feeds;
         }
         assert_eq!(feeds.logs.len(), LOGS_MAX);
     }

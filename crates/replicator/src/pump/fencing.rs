@@ -30,6 +30,8 @@ pub(super) struct Claimed {
 impl Pump {
     /// Makes this log one that feeds the target, or learns why it must not be.
     pub(super) async fn claim(&mut self) -> Result<Claimed, Stall> {
+        let hello = self.executor.target.hello().await.map_err(Stall::Target)?;
+        let now = hello.get_datetime("localTime").copied().unwrap_or_else(|_| DateTime::now());
         for _ in 0..CLAIM_TRIES {
             let feeds = self.executor.target.feeds().await.map_err(Stall::Target)?;
             let tokens = self.shared.state().tokens().cloned();
@@ -39,13 +41,15 @@ impl Pump {
                 tokens: tokens.as_ref(),
                 has_fed: self.claimed.is_some(),
             };
-            let token = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-            let claim = feeds::claim(&feeds, &claimant, token, DateTime::now()).map_err(Stall::Fenced)?;
+            let version = feeds.version + 1;
+            let token = tokens.clone().unwrap_or_default().next_for(version);
+            let claim = feeds::claim(&feeds, &claimant, token, now).map_err(Stall::Fenced)?;
             if claim.compare_all {
                 self.everything_dirty("this log took the place of another one, or of a later copy of itself");
             }
             let there = feeds.logs.iter().find(|feed| feed.id == self.config.log_id);
-            let next = Tokens { last: there.map(|feed| feed.token.clone()), next: Some(claim.token.clone()) };
+            let last = there.map(|feed| feed.token.clone());
+            let next = Tokens { last, next: Some(claim.token.clone()), next_version: version };
             self.shared.state().set_tokens(Some(next));
             if self.executor.save_state() != Saved::Here {
                 self.shared.state().set_tokens(tokens);
@@ -53,7 +57,7 @@ impl Pump {
                     .unsaved_claim(&claim, there.is_some_and(|feed| feed.join == self.config.feeding.join));
             }
             if self.executor.target.set_feeds(&claim.feeds).await.map_err(Stall::Target)? {
-                self.shared.state().set_tokens(Some(Tokens { last: Some(claim.token), next: None }));
+                self.shared.state().set_tokens(Some(Tokens { last: Some(claim.token), ..Tokens::default() }));
                 return Ok(self.claimed_now(claim.looked, claim.replaced));
             }
         }
