@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bson::oid::ObjectId;
 use bson::{Binary, Bson, DateTime, Decimal128, Document, JavaScriptCodeWithScope, Regex, Timestamp, doc};
+use mongodb::options::IndexOptions;
 use mongodb::{Client, Database, IndexModel};
 use serde_json::json;
 use testkit::{Dualsync, ReplicaSet, wait_for};
@@ -128,6 +129,12 @@ async fn an_emptied_source_never_empties_the_target() -> Result<()> {
         database.collection(name).insert_many((0..3_000).map(|n| doc! {"_id": n})).await?;
     }
     database.collection("anew").insert_many((0..300).map(|n| doc! {"_id": n})).await?;
+    let hour = IndexOptions::builder().expire_after(Duration::from_secs(3_600)).build();
+    let hour = IndexModel::builder().keys(doc! {"seen": 1}).options(hour).build();
+    let seen = |n| if n < 3_000 { DateTime::now() } else { DateTime::from_millis(0) };
+    let expiring = database.collection("expiring");
+    expiring.insert_many((0..5_000).map(|n| doc! {"_id": n, "seen": seen(n)})).await?;
+    expiring.create_index(hour).await?;
     stage.assert_mended().await?;
 
     let direct = stage.source.client().await?.database("kept");
@@ -136,6 +143,8 @@ async fn an_emptied_source_never_empties_the_target() -> Result<()> {
     direct.collection::<Document>("thinned").delete_many(doc! {"_id": {"$lt": 1_200}}).await?;
     direct.collection::<Document>("emptied").update_one(doc! {"_id": 1}, doc! {"$set": {"n": 1}}).await?;
     direct.collection::<Document>("anew").drop().await?;
+    // Most of it had not expired.
+    direct.collection::<Document>("expiring").delete_many(doc! {"_id": {"$gt": 10}}).await?;
     stage.dualsync.admin_post("/api/sync/full", &json!({})).await?;
     let copy = stage.target.client().await?.database("kept");
     let count = async |name| copy.collection::<Document>(name).count_documents(doc! {}).await;
@@ -143,14 +152,19 @@ async fn an_emptied_source_never_empties_the_target() -> Result<()> {
         let report = stage.dualsync.report().await?;
         let dirty = report["namespaces"]["dirty"].as_array().cloned().unwrap_or_default();
         let held = dirty.iter().filter(|it| it["state"] == "held").count();
-        Ok((held == 3 && dirty.len() == 3).then_some(report))
+        Ok((held == 4 && dirty.len() == 4).then_some(report))
     })
     .await?;
     ensure!(count("emptied").await? == 3_000 && count("gone").await? == 3_000, "documents were deleted");
     ensure!(count("thinned").await? == 1_800, "a deletion of less than half was held");
+    ensure!(
+        count("expiring").await? == 3_000,
+        "of what expires, the target has {}",
+        count("expiring").await?
+    );
     let changed = copy.collection::<Document>("emptied").find_one(doc! {"_id": 1}).await?;
     ensure!(changed == Some(doc! {"_id": 1, "n": 1}), "what differs was not copied: {changed:?}");
-    ensure!(report["warnings"].to_string().contains("3 namespaces are held"), "{report:#}");
+    ensure!(report["warnings"].to_string().contains("4 namespaces are held"), "{report:#}");
     // An application that begins anew with it is followed, and what was there is kept.
     database.collection("anew").insert_one(doc! {"_id": 1, "anew": true}).await?;
     stage.dualsync.wait_drained(DRAIN_MAX).await?;
@@ -166,7 +180,7 @@ async fn an_emptied_source_never_empties_the_target() -> Result<()> {
     let health = stage.dualsync.admin_get("/api/sync/health").await?;
     ensure!(health["status"] == "degraded", "{health:#}");
 
-    let confirmed = json!({"namespaces": ["kept.emptied", "kept.gone", "kept.anew"]});
+    let confirmed = json!({"namespaces": ["kept.emptied", "kept.gone", "kept.anew", "kept.expiring"]});
     stage.dualsync.admin_post("/api/sync/deletes/confirm", &confirmed).await?;
     stage.assert_mended().await?;
     ensure!(count("emptied").await? == 11 && count("gone").await? == 0, "not deleted although confirmed");

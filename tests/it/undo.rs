@@ -11,7 +11,7 @@ use bson::{Document, doc};
 use mongodb::Client;
 use testkit::{Dualsync, Mongod, ReplicaSet, compare, mongod, wait_for};
 
-use crate::support::{BIN, DRAIN_MAX};
+use crate::support::{BIN, DRAIN_MAX, NOT_COMPARED};
 
 /// mongod writes its journal every 100 ms, as ever; what a kill takes of it, it takes back when it starts again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,6 +115,42 @@ async fn an_emptied_data_folder_takes_nothing_back() -> Result<()> {
     Ok(())
 }
 
+/// The data folder is lost while a collection is not compared yet: what of it came to the target is kept as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_compared_yet_is_kept_when_the_source_is_emptied() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let options = |port, name| mongod::Options {
+        port,
+        dbpath: Some(folder.path().join(name)),
+        ..mongod::Options::default()
+    };
+    let source = Mongod::launch(options(None, "data")).await?;
+    let port = source.address().rsplit(':').next().and_then(|port| port.parse().ok());
+    let target = ReplicaSet::start(1).await?;
+    for server in [source.client().await?, target.client().await?] {
+        server.database("d").collection("before").insert_many((0..50).map(|n| doc! {"_id": n})).await?;
+    }
+    let dualsync =
+        Dualsync::builder(BIN).local(source.uri()).atlas(target.uri()).env(NOT_COMPARED.0, NOT_COMPARED.1);
+    let expected = ["local mongod", "mongod is not reachable", "is dirty"];
+    let dualsync = expected.iter().fold(dualsync, |builder, it| builder.expect_warning(*it)).start().await?;
+    let before = dualsync.client().await?.database("d").collection::<Document>("before");
+    before.update_many(doc! {"_id": {"$lt": 10}}, doc! {"$set": {"n": 1}}).await?;
+    dualsync.wait_drained(DRAIN_MAX).await?;
+    dualsync.admin_post("/api/sync/worker/control", &serde_json::json!({"action": "pause"})).await?;
+    before.update_many(doc! {"_id": {"$gt": 40}}, doc! {"$set": {"n": 2}}).await?;
+    drop(source);
+    let source = Mongod::launch(options(port, "empty")).await?;
+    dualsync.admin_post("/api/sync/worker/control", &serde_json::json!({"action": "resume"})).await?;
+    dualsync.client().await?.database("d").collection("before").insert_one(doc! {"_id": "new"}).await?;
+    dualsync.wait_drained(DRAIN_MAX).await?;
+    let copy = target.client().await?.database("d").collection::<Document>("before");
+    let left = copy.count_documents(doc! {}).await?;
+    ensure!(left == 51, "of 50 documents and a new one {left} are left");
+    drop(source);
+    Ok(())
+}
+
 /// Random writes; yields the `_id`s of the inserts that were acknowledged.
 async fn write(
     uri: String,
@@ -132,20 +168,34 @@ async fn write(
     while !stop.load(Ordering::Relaxed) {
         let (id, tag) = (rng.i32(0..300), rng.i32(0..20));
         let name = format!("{round} {client} {}", acknowledged.len());
-        let done = match rng.u32(..8) {
-            0 => changed.delete_one(doc! {"_id": id}).await.map(|_| ()),
-            1 => changed.delete_many(doc! {"tag": tag, "n": {"$gt": 2}}).await.map(|_| ()),
-            2 => {
-                let change = doc! {"$inc": {"n": 1}, "$set": {"tag": tag + 1}};
-                changed.update_many(doc! {"tag": tag}, change).await.map(|_| ())
+        let [one, other] = [(); 2].map(|()| format!("one{}", rng.u32(..12)));
+        let done = match rng.u32(..80) {
+            // Collections that come, go and are put in each other's place.
+            8 => changed.aggregate([doc! {"$match": {"tag": tag}}, doc! {"$out": one}]).await.map(|_| ()),
+            9 => database.collection::<Document>(&one).drop().await,
+            10 => {
+                let (from, to) = (format!("undo.{one}"), format!("undo.{other}"));
+                let rename = doc! {"renameCollection": from, "to": to, "dropTarget": true};
+                database.client().database("admin").run_command(rename).await.map(|_| ()).or(Ok(()))
             }
-            3 | 4 => {
-                let change = doc! {"$inc": {"n": 1}, "$set": {"tag": tag}};
-                changed.update_one(doc! {"_id": id}, change).upsert(true).await.map(|_| ())
+            11..16 => {
+                database.collection(&one).insert_one(doc! {"_id": &name, "round": round}).await.map(|_| ())
             }
-            _ => inserted.insert_one(doc! {"_id": &name, "round": round}).await.map(|_| {
-                acknowledged.insert(name);
-            }),
+            n => match n % 8 {
+                0 => changed.delete_one(doc! {"_id": id}).await.map(|_| ()),
+                1 => changed.delete_many(doc! {"tag": tag, "n": {"$gt": 2}}).await.map(|_| ()),
+                2 => {
+                    let change = doc! {"$inc": {"n": 1}, "$set": {"tag": tag + 1}};
+                    changed.update_many(doc! {"tag": tag}, change).await.map(|_| ())
+                }
+                3 | 4 => {
+                    let change = doc! {"$inc": {"n": 1}, "$set": {"tag": tag}};
+                    changed.update_one(doc! {"_id": id}, change).upsert(true).await.map(|_| ())
+                }
+                _ => inserted.insert_one(doc! {"_id": &name, "round": round}).await.map(|_| {
+                    acknowledged.insert(name);
+                }),
+            },
         };
         match done {
             Ok(()) => drop(writes.fetch_add(1, Ordering::Relaxed)),

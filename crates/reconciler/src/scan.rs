@@ -121,14 +121,12 @@ impl Scanner<'_> {
             _ if self.shared.keeps(ns) => Extra::Hold,
             Cause::Written | Cause::Dropped => Extra::Delete,
             _ if self.shared.is_another(ns, here.uuid.as_deref()) => Extra::Hold,
-            // Expiry is a deletion that nobody sends.
-            _ if self.shared.is_the_same(ns, here.uuid.as_deref()) && expiry.is_some() => Extra::Delete,
             _ => Extra::Count,
         };
         let repaired = match cause {
             // A unique index may have gone that refused them.
             Cause::Shape => self.hand_over(ns, self.shared.refused_keys(ns)).await.map(|()| 0)?,
-            _ => match self.all_documents(ns, extra).await? {
+            _ => match self.all_documents(ns, extra, expiry.as_ref()).await? {
                 Ok(repaired) => repaired,
                 Err(_) if self.shared.keeps(ns) && self.drops == Drops::Ignore => 0,
                 Err(why) => return held(why),
@@ -205,16 +203,21 @@ impl Scanner<'_> {
     }
 
     /// All documents; says how many were handed over, or why that must not go on.
-    async fn all_documents(&self, ns: &Namespace, extra: Extra) -> Result<Result<u64, String>, Interrupt> {
+    async fn all_documents(
+        &self,
+        ns: &Namespace,
+        extra: Extra,
+        expiry: Option<&Expiry>,
+    ) -> Result<Result<u64, String>, Interrupt> {
         let documents = self.source.count(ns).await.map_err(away)?;
         self.progress.begin(ns, documents);
-        let mut pass = self.pass(ns, extra).await?;
+        let mut pass = self.pass(ns, extra, expiry).await?;
         let mut repaired = pass.repaired;
         if extra == Extra::Count && pass.extra > EXTRA_FEW {
             // What was just being deleted on the source has reached the target by then.
             self.wait_for_the_log().await;
             self.progress.begin(ns, documents);
-            pass = self.pass(ns, Extra::Count).await?;
+            pass = self.pass(ns, Extra::Count, expiry).await?;
             repaired += pass.repaired;
             if pass.extra > EXTRA_FEW && pass.extra * 100 > pass.target * EXTRA_PERCENT_MAX {
                 let (extra, target) = (pass.extra, pass.target);
@@ -222,7 +225,7 @@ impl Scanner<'_> {
             }
             if pass.extra > EXTRA_FEW {
                 self.progress.begin(ns, documents);
-                pass = self.pass(ns, Extra::Delete).await?;
+                pass = self.pass(ns, Extra::Delete, expiry).await?;
                 repaired += pass.repaired;
             }
         }
@@ -237,26 +240,35 @@ impl Scanner<'_> {
         Ok(Ok(repaired))
     }
 
-    async fn pass(&self, ns: &Namespace, extra: Extra) -> Result<Pass, Interrupt> {
+    async fn pass(&self, ns: &Namespace, extra: Extra, expiry: Option<&Expiry>) -> Result<Pass, Interrupt> {
         let mut pass = Pass::default();
         let mut from = None;
         let since = Instant::now();
         let mut compared = 0;
         loop {
-            let found = self.range(ns, from.clone()).await?;
+            let mut found = self.range(ns, from.clone()).await?;
             self.progress.compared(ns, found.source, found.differ.len() as u64 + found.extra_all);
             compared += found.source;
             let mut keys = found.differ;
             let all = found.extra.len() as u64 == found.extra_all;
+            let mut again = extra == Extra::Delete && !all;
+            if let (Extra::Count, Some(expiry)) = (extra, expiry) {
+                // Expiry is a deletion that nobody sends: it is no loss.
+                let expired = self.expired(ns, expiry, &found.extra).await?;
+                found.extra.retain(|key| !expired.contains(key));
+                found.extra_all -= expired.len() as u64;
+                again = !all && !expired.is_empty();
+                keys.extend(expired);
+            }
             match extra {
                 Extra::Delete => keys.extend(found.extra),
-                Extra::Count if pass.extra <= EXTRA_FEW => pass.few.extend(found.extra),
+                Extra::Count if pass.extra <= EXTRA_FEW && !again => pass.few.extend(found.extra),
                 Extra::Count | Extra::Hold => {}
             }
             pass.repaired += keys.len() as u64;
             self.hand_over(ns, keys).await?;
             self.pace(since, compared).await;
-            if extra == Extra::Delete && !all {
+            if again {
                 if self.shared.keeps(ns) {
                     return Err(Interrupt::Worker); // since a moment ago: none of them was deleted
                 }
@@ -273,6 +285,23 @@ impl Scanner<'_> {
                 None => return Ok(pass),
             }
         }
+    }
+
+    /// Those of the target's documents that have expired by what expires on the source.
+    async fn expired(
+        &self,
+        ns: &Namespace,
+        expiry: &Expiry,
+        keys: &[Key],
+    ) -> Result<BTreeSet<Key>, Interrupt> {
+        let mut expired = BTreeSet::new();
+        if !keys.is_empty() {
+            let filter = expiry.filter(self.source.now().await.map_err(away)?);
+            for keys in keys.chunks(KEYS_PER_STEP) {
+                expired.extend(self.target.matching(ns, keys, &filter).await.map_err(away)?);
+            }
+        }
+        Ok(expired)
     }
 
     /// Compares one range. A server may be away for a while without everything beginning anew.

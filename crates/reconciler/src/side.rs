@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bson::raw::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
-use bson::{Document, cstr, doc, rawdoc};
+use bson::raw::{RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{DateTime, Document, cstr, doc, rawdoc};
 use mongodb::{Client, Cursor};
-use record::Namespace;
+use record::{Key, Namespace};
 use replicator::{
     Class, Collection, ServerError, answer, collection, concern, connect, cursor, integer, next,
 };
@@ -70,6 +70,35 @@ impl Side {
         let mut find = rawdoc! {"find": ns.coll(), "filter": {"_id": {"$eq": RawBson::MaxKey}}, "limit": 1};
         concern(&self.client, None).await?.add_to(&mut find);
         next(&mut cursor(&self.client, ns.db(), find).await?).await
+    }
+
+    /// Those of these keys whose documents match `filter`.
+    pub(crate) async fn matching(
+        &self,
+        ns: &Namespace,
+        keys: &[Key],
+        filter: &RawDocument,
+    ) -> Result<Vec<Key>, ServerError> {
+        let mut ids = RawArrayBuf::new();
+        keys.iter().for_each(|key| ids.push(key.id()));
+        let mut both = RawArrayBuf::new();
+        both.push(rawdoc! {"_id": {"$in": ids}});
+        both.push(filter.to_owned());
+        let mut find = rawdoc! {"find": ns.coll(), "projection": {"_id": 1}};
+        find.append(cstr!("filter"), rawdoc! {"$and": both});
+        find.append(cstr!("batchSize"), BATCH_DOCUMENTS);
+        let mut cursor = cursor(&self.client, ns.db(), find).await?;
+        let mut found = Vec::new();
+        while let Some(document) = next(&mut cursor).await? {
+            found.extend(Key::of(&document));
+        }
+        Ok(found)
+    }
+
+    /// The time by the server's clock.
+    pub(crate) async fn now(&self) -> Result<DateTime, ServerError> {
+        let hello = self.command("admin", doc! {"hello": 1}).await?;
+        Ok(hello.get_datetime("localTime").copied().unwrap_or_else(|_| DateTime::now()))
     }
 
     /// The collection's kind and options; `None` when it does not exist.

@@ -100,11 +100,6 @@ impl Shared {
         self.state().keeps(ns)
     }
 
-    /// Whether the source's collection of this name is the one that was followed before.
-    pub fn is_the_same(&self, ns: &Namespace, uuid: Option<&str>) -> bool {
-        uuid.is_some() && self.state().uuid(ns) == uuid
-    }
-
     /// Whether the source's collection of this name is another one than was followed before.
     pub fn is_another(&self, ns: &Namespace, uuid: Option<&str>) -> bool {
         let state = self.state();

@@ -28,7 +28,7 @@ use crate::remember::Positions;
 use crate::replay::{Command, Lane, lanes, lanes_for};
 use crate::shared::{Shared, Way, now_ms};
 use crate::source::Source;
-use crate::state::{Cause, Dirty};
+use crate::state::{Cause, Dirty, Keep};
 use crate::target::Target;
 
 /// Why a batch cannot go on now.
@@ -208,8 +208,13 @@ impl Executor {
             let reason = "written to by a command whose effect is not known document by document";
             match (unit.doubt(), self.drops) {
                 (Some(Doubt::Dropped), Drops::Replicate) => self.make_dirty_by(ns, reason, Cause::Dropped),
-                (Some(Doubt::Dropped), _) => self.keep(ns, "dropped or renamed, and sync.drops keeps it"),
+                (Some(Doubt::Dropped), _) => {
+                    self.keep(ns, "dropped or renamed, and sync.drops keeps it", Keep::Lost);
+                }
                 _ => self.make_dirty_by(ns, reason, Cause::Written),
+            }
+            if unit.doubt().is_some_and(may_replace) {
+                self.shared.state().may_be_anew(ns);
             }
             self.forget(|known| known == ns || (ns.coll().is_empty() && known.db() == ns.db()));
             tally.note([unit.entry], Way::Dirty);
@@ -300,6 +305,12 @@ impl Executor {
             warn!(%ns, reason, "namespace is dirty: only a full comparison can make it good");
         }
     }
+}
+
+/// Whether a command that is followed by its namespace may have put another collection in its place, as `$out` does.
+fn may_replace(doubt: Doubt) -> bool {
+    use Doubt::{Coarse, CommandFailed, Dropped, NotKept, Orphan, Unacknowledged};
+    matches!(doubt, Coarse | CommandFailed | Dropped | NotKept | Orphan | Unacknowledged)
 }
 
 fn unit_key(unit: &Unit) -> Option<&Key> {

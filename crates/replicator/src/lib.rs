@@ -51,7 +51,7 @@ pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_
 pub use source::{
     Collection, Concern, Dial, Dialled, Duplex, answer, collection, concern, connect, cursor, integer, next,
 };
-pub use state::{Bypass, Cause, DeadLetter, Desired, Dirty, Filter};
+pub use state::{Bypass, Cause, DeadLetter, Desired, Dirty, Filter, Keep};
 use synclog::{Lsn, ReadError, Reader, SyncLog};
 pub use target::{OWN_DATABASE, Reply, Validation, WriteError};
 use tokio_util::sync::CancellationToken;

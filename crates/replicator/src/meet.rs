@@ -7,6 +7,8 @@ use tracing::warn;
 
 use crate::error::Class;
 use crate::execute::{Executor, Stall};
+use crate::shared::now_ms;
+use crate::state::Keep;
 
 /// Whether a namespace's documents can be converged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,13 +54,16 @@ impl Executor {
             self.planner().set_collated(ns);
         }
         match self.target.collection(ns).await.map_err(Stall::Target)? {
-            None => match self.target.create(ns, &here.options).await {
-                Err(error) if error.class == Class::Refused => {
-                    warn!(%ns, %error, "target refuses the collection's options");
-                    self.make_dirty(ns, "the target refuses the collection's options");
+            None => {
+                self.recent().note_made(ns, now_ms());
+                match self.target.create(ns, &here.options).await {
+                    Err(error) if error.class == Class::Refused => {
+                        warn!(%ns, %error, "target refuses the collection's options");
+                        self.make_dirty(ns, "the target refuses the collection's options");
+                    }
+                    other => other.map_err(Stall::Target)?,
                 }
-                other => other.map_err(Stall::Target)?,
-            },
+            }
             Some(there)
                 if there.options.get_document("collation").ok()
                     != here.options.get_document("collation").ok() =>
@@ -77,7 +82,11 @@ impl Executor {
         let another = self.shared.is_another(ns, uuid);
         match (dirty, another) {
             (true, _) => {} // its scan will tell
-            (false, true) => self.keep(ns, "the source's collection was made anew, and nobody saw it"),
+            // Unless it is seen in what the log still holds.
+            (false, true) => {
+                let reason = "the source's collection was made anew, and nobody saw it";
+                self.keep(ns, reason, Keep::Unexplained);
+            }
             (false, false) => self.shared.state().set_uuid(ns, uuid),
         }
     }

@@ -2,7 +2,8 @@
 //! that it had acknowledged, and nothing else tells which documents on the target came from them.
 //!
 //! - two files in the log's folder, in turns: each takes notes for [`PERIOD_MS`], so a note is kept at least that long
-//! - a file: BSON documents, first `{at}`, then `{ns, ids}` or, for all documents of a namespace, `{ns}`
+//! - a file: BSON documents, first `{at}`, then `{ns, ids}`, for all documents of a namespace `{ns}`, or for one that was
+//!   made on the target `{ns, made: true}`
 //! - a note is in the page cache before its keys are read or sent, so it survives this process. After a crash of the
 //!   host everything is compared anyhow
 //! - about 30 bytes a key; beyond [`BYTES_MAX`] a file takes whole namespaces only
@@ -51,6 +52,8 @@ pub enum Note {
     Keys(Namespace, Vec<Key>),
     /// Any of its documents.
     Whole(Namespace),
+    /// All of its documents: it was not on the target before.
+    Made(Namespace),
 }
 
 impl Recent {
@@ -71,6 +74,14 @@ impl Recent {
     /// Any document of `ns` may be written to.
     pub fn note_whole(&mut self, ns: &Namespace, now_ms: u64) {
         self.write(ns, None, now_ms);
+    }
+
+    /// `ns` is about to be made on the target.
+    pub fn note_made(&mut self, ns: &Namespace, now_ms: u64) {
+        let note = rawdoc! {"ns": ns.as_str(), "made": true};
+        if self.current(now_ms).and_then(|current| current.append(&note)).is_err() {
+            self.lost = true;
+        }
     }
 
     fn write(&mut self, ns: &Namespace, keys: Option<RawDocumentBuf>, now_ms: u64) {
@@ -145,7 +156,7 @@ impl Current {
         file.seek(SeekFrom::Start(contents.bytes))?;
         let whole = contents.notes.iter().filter_map(|note| match note {
             Note::Whole(ns) => Some(ns.clone()),
-            Note::Keys(..) => None,
+            Note::Keys(..) | Note::Made(_) => None,
         });
         let Contents { since_ms, bytes, .. } = *contents;
         Ok(Current { slot, file, since_ms, bytes, whole: whole.collect() })
@@ -181,6 +192,7 @@ fn read(path: &Path) -> Option<Contents> {
         let ns = Namespace::parse(note.get_str("ns").ok()?);
         notes.push(match note.get_array("ids") {
             Ok(ids) => Note::Keys(ns, ids.into_iter().flatten().filter_map(Key::new).collect()),
+            Err(_) if note.get_bool("made").unwrap_or(false) => Note::Made(ns),
             Err(_) => Note::Whole(ns),
         });
     }
@@ -249,8 +261,9 @@ mod tests {
         recent.current.as_mut().unwrap().bytes = BYTES_MAX;
         recent.note(&ns, [&key(2)], 1_000);
         recent.note(&ns, [&key(3)], 1_000);
+        recent.note_made(&ns, 1_000);
         let mut notes = Vec::new();
         recent.for_each(|note| notes.push(note));
-        assert_eq!(notes, [Note::Keys(ns.clone(), vec![key(1)]), Note::Whole(ns)]);
+        assert_eq!(notes, [Note::Keys(ns.clone(), vec![key(1)]), Note::Whole(ns.clone()), Note::Made(ns)]);
     }
 }

@@ -76,6 +76,19 @@ pub enum Cause {
     Dropped,
 }
 
+/// Whether documents may have been lost on the source, so that none is deleted by following.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// No.
+    #[default]
+    No,
+    /// As long as no captured command explains that the collection is gone, or is another one.
+    Unexplained,
+    /// Until a person confirms it, or a captured command drops the collection.
+    Lost,
+}
+
 /// Why a namespace needs a full comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dirty {
@@ -88,15 +101,15 @@ pub struct Dirty {
     /// The most telling of all that made it dirty.
     #[serde(default)]
     pub cause: Cause,
-    /// Its documents may have been lost on the source: none is deleted by following.
+    /// Whether its documents may have been lost on the source.
     #[serde(default)]
-    pub keep: bool,
+    pub keep: Keep,
 }
 
 impl Dirty {
     /// Dirty from now on.
     pub fn new(reason: &str, cause: Cause, now_ms: u64) -> Dirty {
-        Dirty { reason: reason.to_owned(), since_ms: now_ms, not_copied_yet: false, cause, keep: false }
+        Dirty { reason: reason.to_owned(), since_ms: now_ms, not_copied_yet: false, cause, keep: Keep::No }
     }
 }
 
@@ -145,6 +158,9 @@ struct Content {
     /// Which process, by which election, answered for the source; `None`: none yet.
     #[serde(default)]
     source_process: Option<String>,
+    /// Which data it had.
+    #[serde(default)]
+    source_data: Option<String>,
 }
 
 /// The remembered state; changes reach the disk with [`State::save`].
@@ -320,7 +336,7 @@ impl State {
     pub fn set_dirty(&mut self, ns: &Namespace, dirty: Dirty) -> bool {
         if let Some(known) = self.content.dirty.get_mut(ns.as_str()) {
             self.changed |= known.cause < dirty.cause || known.keep != dirty.keep;
-            let keep = (known.keep || dirty.keep) && dirty.cause != Cause::Dropped;
+            let keep = if dirty.cause == Cause::Dropped { Keep::No } else { known.keep.max(dirty.keep) };
             let first = known.cause == Cause::Shape && dirty.cause > Cause::Shape;
             if known.cause <= Cause::Asked && known.cause < dirty.cause {
                 *known = dirty;
@@ -385,7 +401,28 @@ impl State {
 
     /// Whether no document of `ns` may be deleted by following.
     pub fn keeps(&self, ns: &Namespace) -> bool {
-        self.content.dirty.get(ns.as_str()).is_some_and(|dirty| dirty.keep)
+        self.content.dirty.get(ns.as_str()).is_some_and(|dirty| dirty.keep != Keep::No)
+    }
+
+    /// A captured command may have made the source's collection of this name anew, or those of this database: which ones
+    /// they are now is not known, and that they are others is no wonder any more.
+    pub fn may_be_anew(&mut self, ns: &Namespace) {
+        let content = &mut self.content;
+        let before = content.uuids.len();
+        if ns.coll().is_empty() {
+            content.uuids.retain(|name, _| Namespace::parse(name).db() != ns.db());
+        } else {
+            content.uuids.remove(ns.as_str());
+        }
+        self.changed |= content.uuids.len() != before;
+        for (name, dirty) in &mut content.dirty {
+            let name = Namespace::parse(name);
+            let meant = name == *ns || (ns.coll().is_empty() && name.db() == ns.db());
+            if meant && dirty.keep == Keep::Unexplained {
+                dirty.keep = Keep::No;
+                self.changed = true;
+            }
+        }
     }
 
     /// Which process, by which election, answered for the source; `None`: none yet.
@@ -393,9 +430,15 @@ impl State {
         self.content.source_process.as_deref()
     }
 
+    /// Which data the source had then; `None`: not known.
+    pub fn source_data(&self) -> Option<&str> {
+        self.content.source_data.as_deref()
+    }
+
     /// All that it may have taken back when it was started is dealt with.
-    pub fn set_source_process(&mut self, process: &str) {
+    pub fn set_source(&mut self, process: &str, data: Option<String>) {
         self.content.source_process = Some(process.to_owned());
+        self.content.source_data = data;
         self.changed = true;
     }
 
@@ -510,6 +553,25 @@ mod tests {
         assert!(state.dirty().all(|(_, dirty)| dirty.not_copied_yet && dirty.cause == Cause::Dropped));
         assert_eq!(state.dead_letters()[0].key(), Some(key));
         assert!(state.everything_dirty().is_none());
+    }
+
+    #[test]
+    fn what_is_kept_is_let_go_by_what_explains_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let ns = Namespace::new("d", "c");
+        let keep = |keep| Dirty { keep, ..Dirty::new("because", Cause::Written, 7) };
+        let mut state = State::open(dir.path(), "id", true, 1);
+        for (first, explained) in [(Keep::Unexplained, true), (Keep::Lost, false)] {
+            state.set_uuid(&ns, Some("before"));
+            state.set_dirty(&ns, keep(first));
+            state.set_dirty(&ns, Dirty::new("written to", Cause::Written, 8));
+            assert!(state.keeps(&ns));
+            state.may_be_anew(&ns);
+            assert_eq!((state.keeps(&ns), state.uuid(&ns)), (!explained, None));
+            state.set_dirty(&ns, Dirty::new("dropped", Cause::Dropped, 9));
+            assert!(!state.keeps(&ns));
+            state.clear_dirty(&ns);
+        }
     }
 
     #[test]

@@ -42,6 +42,9 @@ impl Pump {
 
     /// Says whether there may be more.
     async fn sweep_one(&mut self, ns: &Namespace, expiry: &Expiry, now: DateTime) -> Result<bool, Stall> {
+        if self.executor.source.collection(ns).await.map_err(Stall::Source)?.is_none() {
+            return Ok(false); // a collection that was dropped, or kept in spite of it: nothing expires there
+        }
         let found = self.executor.target.candidates(ns, &expiry.filter(now), None, None, KEYS_MAX).await;
         let found = match found {
             Ok(found) => found,

@@ -3,11 +3,12 @@
 //! - a standalone that crashed has lost up to 100 ms of writes that it had acknowledged; the target may have them. The
 //!   keys written to the target lately (`recent.rs`) are converged, and what is still in the log is not replayed
 //! - a replica set takes back what no majority had: entries are handed on only when a majority has them
-//! - a source whose collections are others than before, or gone, was emptied or restored: nothing is deleted there
+//! - a source whose collections are others than before, or gone, was emptied or restored: nothing is deleted there, unless
+//!   a captured command explains it
 //!
 //! Which process answers is remembered only when all that is done: a crash meanwhile begins it anew.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -19,12 +20,12 @@ use tracing::info;
 use super::Pump;
 use super::feed::Part;
 use crate::error::{Class, ServerError};
-use crate::execute::{Lanes, Stall};
+use crate::execute::{Drops, Lanes, Stall};
 use crate::meet::Followed;
 use crate::plan::Converge;
 use crate::recent::Note;
 use crate::shared::now_ms;
-use crate::state::{Cause, Dirty};
+use crate::state::{Cause, Dirty, Keep};
 
 /// Keys that are looked up at a time.
 const KEYS_PER_LOOK: usize = 1_000;
@@ -46,10 +47,11 @@ impl Pump {
         }
         self.executor.forget(|_| true); // its collections are looked at again
         self.executor.lanes = Lanes::new(self.pace.lanes());
+        let data = self.executor.source.data().await.map_err(Stall::Source)?;
         if before.is_some() {
-            self.follow_back().await?;
+            self.follow_back(data.as_deref()).await?;
         }
-        self.shared.state().set_source_process(&now);
+        self.shared.state().set_source(&now, data);
         self.save_state();
         Ok(())
     }
@@ -81,52 +83,96 @@ impl Pump {
         }
     }
 
-    async fn follow_back(&mut self) -> Result<(), Stall> {
+    async fn follow_back(&mut self, data: Option<&str>) -> Result<(), Stall> {
         let head = self.log.head().0;
         self.executor.remember_sent(head)?;
         self.executor.planner().unknown_outcome(head);
-        self.keep_what_is_gone().await?;
-        let (keys, whole) = self.noted_lately();
-        for ns in &whole {
+        let lately = self.noted_lately();
+        let known = self.shared.state().source_data().map(ToOwned::to_owned);
+        match (known.as_deref(), data) {
+            (Some(known), Some(now)) if known != now => self.keep_everything().await?,
+            (known, _) => {
+                // That it is the same data is known, or not.
+                let keep = if known.is_some() && data.is_some() { Keep::Unexplained } else { Keep::Lost };
+                self.keep_what_is_gone(&lately, keep).await?;
+            }
+        }
+        for ns in &lately.whole {
             let reason =
                 "the source was started anew, and may have taken back a statement over many of its documents";
             self.executor.make_dirty(ns, reason);
         }
-        let count: usize = keys.values().map(HashSet::len).sum();
-        for (ns, keys) in keys {
+        let count: usize = lately.keys.values().map(HashSet::len).sum();
+        let namespaces = lately.whole.len();
+        for (ns, keys) in lately.keys {
             self.converge_again(&ns, keys.into_iter().collect()).await?;
         }
         self.save_state();
         info!(
             keys = count,
-            namespaces = whole.len(),
-            "the source was started anew: what was written lately was read again"
+            namespaces, "the source was started anew: what was written lately was read again"
         );
         Ok(())
     }
 
-    /// Collections that are gone, or are others than before, though nobody saw that: the target's documents stay.
-    async fn keep_what_is_gone(&mut self) -> Result<(), Stall> {
-        let there = self.executor.source.uuids().await.map_err(Stall::Source)?;
-        let gone: Vec<Namespace> = {
-            let state = self.shared.state();
-            let gone = state.uuids().filter(|(ns, uuid)| there.get(ns).map(String::as_str) != Some(*uuid));
-            gone.map(|(ns, _)| ns).collect()
-        };
-        for ns in &gone {
-            let reason = "the source was started anew, and its collection is gone or another one";
-            self.executor.keep(ns, reason);
+    /// Other data answer under the source's address: whatever they lack, none of it is deleted.
+    async fn keep_everything(&mut self) -> Result<(), Stall> {
+        let mut there: BTreeSet<Namespace> =
+            self.executor.target.namespaces().await.map_err(Stall::Target)?.into_iter().collect();
+        there.extend(self.shared.state().dirty().map(|(ns, _)| ns).filter(|ns| !ns.coll().is_empty()));
+        there.retain(|ns| (self.config.captures)(&self.config.filter, ns));
+        for ns in &there {
+            self.executor.keep(ns, "the source has other data than before", Keep::Lost);
         }
         self.save_state();
         Ok(())
     }
 
-    fn noted_lately(&mut self) -> (BTreeMap<Namespace, HashSet<Key>>, BTreeSet<Namespace>) {
-        let (mut keys, mut whole): (BTreeMap<Namespace, HashSet<Key>>, _) = Default::default();
+    /// Collections that are gone, or are others than before, though nobody saw that: the target's documents stay.
+    async fn keep_what_is_gone(&mut self, lately: &Lately, keep: Keep) -> Result<(), Stall> {
+        let here = self.executor.source.uuids().await.map_err(Stall::Source)?;
+        let names: HashMap<&str, &Namespace> =
+            here.iter().filter_map(|(ns, uuid)| Some((uuid.as_deref()?, ns))).collect();
+        let (known, dirty): (BTreeMap<Namespace, String>, BTreeMap<Namespace, Cause>) = {
+            let state = self.shared.state();
+            let known = state.uuids().map(|(ns, uuid)| (ns, uuid.to_owned()));
+            (known.collect(), state.dirty().map(|(ns, dirty)| (ns, dirty.cause)).collect())
+        };
+        let suspects: BTreeSet<&Namespace> =
+            known.keys().chain(dirty.keys()).chain(lately.keys.keys()).chain(&lately.whole).collect();
+        for ns in suspects.into_iter().filter(|ns| !ns.coll().is_empty()) {
+            let uuid = known.get(ns);
+            let is_there = here.get(ns).is_some_and(|now| uuid.is_none() || now.as_ref() == uuid);
+            if is_there || dirty.get(ns) == Some(&Cause::Dropped) {
+                continue;
+            }
+            let renamed = uuid.and_then(|uuid| names.get(uuid.as_str()));
+            if lately.made.contains(ns) {
+                // All that it has on the target came in the last minutes, and what made it was taken back.
+                let reason = "the source was started anew, and has taken back that it was made";
+                self.executor.make_dirty_by(ns, reason, Cause::Dropped);
+                self.shared.state().may_be_anew(ns);
+            } else if let (Some(renamed), Drops::Replicate) = (renamed, self.config.drops) {
+                let reason = "the source was started anew, and its collection has another name";
+                self.executor.make_dirty_by(ns, reason, Cause::Dropped);
+                self.executor.make_dirty(renamed, reason);
+                self.shared.state().may_be_anew(ns);
+            } else {
+                let reason = "the source was started anew, and its collection is gone or another one";
+                self.executor.keep(ns, reason, keep);
+            }
+        }
+        self.save_state();
+        Ok(())
+    }
+
+    fn noted_lately(&mut self) -> Lately {
+        let mut lately = Lately::default();
         let complete = tokio::task::block_in_place(|| {
             self.executor.recent().for_each(|note| match note {
-                Note::Keys(ns, noted) => keys.entry(ns).or_default().extend(noted),
-                Note::Whole(ns) => drop(BTreeSet::insert(&mut whole, ns)),
+                Note::Keys(ns, noted) => lately.keys.entry(ns).or_default().extend(noted),
+                Note::Whole(ns) => drop(lately.whole.insert(ns)),
+                Note::Made(ns) => drop(lately.made.insert(ns)),
             })
         });
         if !complete {
@@ -134,7 +180,7 @@ impl Pump {
                 "the source was started anew, and not all keys written lately could be noted",
             );
         }
-        (keys, whole)
+        lately
     }
 
     async fn converge_again(&mut self, ns: &Namespace, keys: Vec<Key>) -> Result<(), Stall> {
@@ -155,11 +201,21 @@ impl Pump {
                 > self.executor.target.count(ns).await.map_err(Stall::Target)? * GONE_PERCENT_MAX;
         if looks_like_a_loss {
             let reason = "the source was started anew, and lacks most of what was written lately";
-            self.executor.keep(ns, reason);
+            self.executor.keep(ns, reason, Keep::Lost);
             return Ok(());
         }
         self.executor.converge(ns, &Converge { keys, ..Converge::default() }).await.map(drop)
     }
+}
+
+/// What was written to the target lately.
+#[derive(Default)]
+struct Lately {
+    keys: BTreeMap<Namespace, HashSet<Key>>,
+    /// Any of their documents.
+    whole: BTreeSet<Namespace>,
+    /// They were not there before.
+    made: BTreeSet<Namespace>,
 }
 
 /// Names the process that takes writes, and its election.
@@ -182,8 +238,9 @@ impl crate::execute::Executor {
     }
 
     /// `ns` is dirty, and nothing of it is deleted on the target before that is known to be meant.
-    pub(crate) fn keep(&self, ns: &Namespace, reason: &str) {
-        let dirty = Dirty { keep: true, ..Dirty::new(reason, Cause::Unknown, now_ms()) };
-        self.make_dirty_as(ns, dirty);
+    pub(crate) fn keep(&self, ns: &Namespace, reason: &str, keep: Keep) {
+        // By what was seen, once that explains it; else the most that can have been.
+        let cause = if keep == Keep::Unexplained { Cause::Written } else { Cause::Unknown };
+        self.make_dirty_as(ns, Dirty { keep, ..Dirty::new(reason, cause, now_ms()) });
     }
 }
