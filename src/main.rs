@@ -9,6 +9,7 @@ mod config;
 mod doors;
 mod files;
 mod log;
+mod memory;
 mod program;
 mod telemetry;
 
@@ -22,6 +23,7 @@ use cli::{Cli, Command};
 use config::Config;
 
 fn main() -> ExitCode {
+    memory::give_back_large_buffers();
     let cli = Cli::parse();
     // A copy of a log is looked at where there need not be any settings.
     if let Some(Command::Log(args)) = &cli.command

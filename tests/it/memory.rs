@@ -1,4 +1,6 @@
-//! What connections cost that are open and silent, as those of pools mostly are.
+//! What connections cost: open and silent ones, as those of pools mostly are, and those that ask for all they can.
+
+mod flood;
 
 use anyhow::{Context, Result, ensure};
 use bson::{doc, rawdoc};
@@ -66,8 +68,13 @@ fn connections_possible() -> Result<i32> {
 }
 
 fn resident_kib(pid: Option<u32>) -> Result<usize> {
+    memory_kib(pid, "VmRSS:")
+}
+
+/// A line of the process's status: `VmRSS:` what it has, `VmHWM:` the most that it had.
+fn memory_kib(pid: Option<u32>, what: &str) -> Result<usize> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.context("it runs")?))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).context("no such line")?;
     Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
 }
 

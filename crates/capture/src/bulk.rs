@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use bson::cstr;
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
-use record::{Doubt, Effect, Key, Namespace, Op, Target, Touch};
+use record::{Doubt, Effect, Key, Namespace, Target, Touch};
 use wire::OpMsg;
 
 use crate::Config;
@@ -100,13 +100,14 @@ impl Bulk {
         self.operations.iter().any(|operation| operation.ns.is_some())
     }
 
-    /// Everything that it may touch.
-    pub(crate) fn parts(&self) -> Vec<(Target, Option<&Op>)> {
-        let captured = self.operations.iter().filter_map(|operation| {
-            let target = Target::new(operation.ns.clone()?, operation.statement.widest());
-            Some((target, operation.statement.op.as_ref()))
-        });
-        captured.collect()
+    /// Its captured operations.
+    pub(crate) fn captured(&self) -> impl Iterator<Item = (&Namespace, &Statement)> {
+        self.operations.iter().filter_map(|it| Some((it.ns.as_ref()?, &it.statement)))
+    }
+
+    /// The same, to take them.
+    pub(crate) fn captured_mut(&mut self) -> impl Iterator<Item = (&Namespace, &mut Statement)> {
+        self.operations.iter_mut().filter_map(|it| Some((it.ns.as_ref()?, &mut it.statement)))
     }
 
     /// Whether it is one statement over one document.

@@ -27,6 +27,7 @@ mod request;
 mod statement;
 mod transactions;
 mod unmarked;
+mod weight;
 mod write;
 
 pub use capture::{Capture, Missed, Note};

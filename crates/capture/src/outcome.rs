@@ -67,8 +67,8 @@ pub(crate) struct Verdict {
 }
 
 impl Job {
-    /// The verdict over the reply's body.
-    pub(crate) fn judge(&self, body: &RawDocument) -> Verdict {
+    /// The verdict over the reply's body. Takes the statements, which may be large: to be called once.
+    pub(crate) fn judge(&mut self, body: &RawDocument) -> Verdict {
         if !flag(body, "ok") {
             return if self.was_refused(body) { Verdict::default() } else { self.all(Doubt::CommandFailed) };
         }
@@ -95,27 +95,34 @@ impl Job {
         verdict
     }
 
-    /// All that the request may have touched.
-    pub(crate) fn all(&self, doubt: Doubt) -> Verdict {
-        let effects = self.parts().into_iter();
-        let effects = effects.map(|(target, op)| Effect { target, op: op.cloned(), n: 0, modified: 0 });
-        Verdict { effects: effects.collect(), doubt: Some(doubt) }
+    /// All that the request may have touched. Takes the statements, as [`judge`](Self::judge) does.
+    pub(crate) fn all(&mut self, doubt: Doubt) -> Verdict {
+        fn effect(ns: &Namespace, statement: &mut Statement) -> Effect {
+            let target = Target::new(ns.clone(), statement.widest());
+            Effect { target, op: statement.op.take(), n: 0, modified: 0 }
+        }
+        let effects = match self {
+            Job::Batch(Batch { ns, statements, .. }) => {
+                statements.iter_mut().map(|each| effect(ns, each)).collect()
+            }
+            Job::FindAndModify { ns, find } => vec![effect(ns, &mut find.statement)],
+            Job::Bulk(bulk) => bulk.captured_mut().map(|(ns, each)| effect(ns, each)).collect(),
+            _ => {
+                let targets = self.targets().into_iter();
+                targets.map(|target| Effect { target, op: None, n: 0, modified: 0 }).collect()
+            }
+        };
+        Verdict { effects, doubt: Some(doubt) }
     }
 
     /// All that the request may touch, as its mark says.
     pub(crate) fn targets(&self) -> Vec<Target> {
-        self.parts().into_iter().map(|(target, _)| target).collect()
-    }
-
-    fn parts(&self) -> Vec<(Target, Option<&Op>)> {
-        fn part<'a>(ns: &Namespace, statement: &'a Statement) -> (Target, Option<&'a Op>) {
-            (Target::new(ns.clone(), statement.widest()), statement.op.as_ref())
-        }
+        let target = |ns: &Namespace, statement: &Statement| Target::new(ns.clone(), statement.widest());
         match self {
-            Job::Batch(batch) => batch.statements.iter().map(|each| part(&batch.ns, each)).collect(),
-            Job::FindAndModify { ns, find } => vec![part(ns, &find.statement)],
-            Job::Bulk(bulk) => bulk.parts(),
-            Job::Coarse { targets, .. } => targets.iter().map(|target| (target.clone(), None)).collect(),
+            Job::Batch(batch) => batch.statements.iter().map(|each| target(&batch.ns, each)).collect(),
+            Job::FindAndModify { ns, find } => vec![target(ns, &find.statement)],
+            Job::Bulk(bulk) => bulk.captured().map(|(ns, each)| target(ns, each)).collect(),
+            Job::Coarse { targets, .. } => targets.clone(),
             Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => Vec::new(),
         }
     }
@@ -171,16 +178,15 @@ impl Job {
 }
 
 impl Batch {
-    fn inserted(&self, body: &RawDocument) -> Verdict {
+    fn inserted(&mut self, body: &RawDocument) -> Verdict {
         let ran = self.ran(body);
-        let effects: Vec<Effect> =
-            ran.done.iter().map(|at| self.effect(*at, self.touch(*at), 1, 0)).collect();
+        let effects: Vec<Effect> = ran.done.iter().map(|at| self.effect(*at, 1, 0)).collect();
         let told = usize::try_from(count(body, "n")) == Ok(effects.len());
         let doubt = if told { None } else { Some(Doubt::PartOfBatch) };
         self.verdict(effects, doubt, &ran)
     }
 
-    fn updated(&self, body: &RawDocument) -> Verdict {
+    fn updated(&mut self, body: &RawDocument) -> Verdict {
         let ran = self.ran(body);
         let named = upserted(body);
         let (inserted, rest): (Vec<usize>, Vec<usize>) =
@@ -198,33 +204,36 @@ impl Batch {
                 effects.push(effect);
                 doubt = doubt.or(why);
             } else if let Some((n, modified)) = rest.counts() {
-                effects.push(self.effect(*at, self.touch(*at), n, modified));
+                effects.push(self.effect(*at, n, modified));
             }
         }
         self.verdict(effects, rest.doubt().or(doubt), &ran)
     }
 
-    fn deleted(&self, body: &RawDocument) -> Verdict {
+    fn deleted(&mut self, body: &RawDocument) -> Verdict {
         let ran = self.ran(body);
         let deleted = count(body, "n");
         let counted = Counted::of(&ran.done, |at| self.statements[at].many, deleted, 0, deleted);
         let effects = match counted.counts() {
-            Some((n, _)) => ran.done.iter().map(|at| self.effect(*at, self.touch(*at), n, 0)).collect(),
+            Some((n, _)) => ran.done.iter().map(|at| self.effect(*at, n, 0)).collect(),
             None => Vec::new(),
         };
         self.verdict(effects, counted.doubt(), &ran)
     }
 
     /// An upsert that inserted, by the name that the reply gave.
-    fn upsert(&self, at: usize, id: Option<Key>) -> (Effect, Option<Doubt>) {
+    fn upsert(&mut self, at: usize, id: Option<Key>) -> (Effect, Option<Doubt>) {
         match (self.statements[at].is_keyed(), id) {
-            (true, _) => (self.effect(at, self.touch(at), 1, 0), None),
+            (true, _) => (self.effect(at, 1, 0), None),
             (false, Some(id)) => {
                 let target = Target::new(self.ns.clone(), Touch::Key(id));
                 (Effect { target, op: None, n: 1, modified: 0 }, Some(Doubt::Predicate))
             }
             // Named by what is no key: an array, say.
-            (false, None) => (self.effect(at, Touch::Namespace, 1, 0), Some(Doubt::Predicate)),
+            (false, None) => {
+                let target = Target::new(self.ns.clone(), Touch::Namespace);
+                (Effect { target, ..self.effect(at, 1, 0) }, Some(Doubt::Predicate))
+            }
         }
     }
 
@@ -246,24 +255,23 @@ impl Batch {
         Ran { done: of(Ending::Done), failed: of(Ending::Failed) }
     }
 
-    fn verdict(&self, mut effects: Vec<Effect>, mut doubt: Option<Doubt>, ran: &Ran) -> Verdict {
+    fn verdict(&mut self, mut effects: Vec<Effect>, mut doubt: Option<Doubt>, ran: &Ran) -> Verdict {
         //= one multi statement failing midway: n:0, and the documents visited before are changed (wire-facts.md 5.2)
         // One that would have inserted has matched none, so it has changed none either.
-        for at in ran.failed.iter().filter(|at| self.statements[**at].many) {
-            effects.push(self.effect(*at, self.touch(*at), 0, 0));
-            doubt = Some(Doubt::MultiFailed);
+        for at in &ran.failed {
+            if self.statements[*at].many {
+                effects.push(self.effect(*at, 0, 0));
+                doubt = Some(Doubt::MultiFailed);
+            }
         }
         let of_statements = || ran.done.iter().find_map(|at| self.statements[*at].doubt);
         let doubt = if effects.is_empty() { None } else { doubt.or_else(of_statements) };
         Verdict { effects, doubt }
     }
 
-    fn touch(&self, at: usize) -> Touch {
-        self.statements[at].touch.clone()
-    }
-
-    fn effect(&self, at: usize, touch: Touch, n: u32, modified: u32) -> Effect {
-        let op = self.statements[at].op.clone();
+    /// The effect of a statement, which is taken for it.
+    fn effect(&mut self, at: usize, n: u32, modified: u32) -> Effect {
+        let (touch, op) = self.statements[at].take();
         Effect { target: Target::new(self.ns.clone(), touch), op, n, modified }
     }
 }
@@ -343,14 +351,14 @@ fn upserted(body: &RawDocument) -> HashMap<usize, Option<Key>> {
     .collect()
 }
 
-fn found_and_modified(ns: &Namespace, find: &FindAndModify, body: &RawDocument) -> Verdict {
-    let statement = &find.statement;
+fn found_and_modified(ns: &Namespace, find: &mut FindAndModify, body: &RawDocument) -> Verdict {
+    let statement = &mut find.statement;
     let verdict = |touch, op: Option<Op>, modified, doubt| {
         let target = Target::new(ns.clone(), touch);
         Verdict { effects: vec![Effect { target, op, n: 1, modified }], doubt }
     };
     let Some(last) = document(body, "lastErrorObject") else {
-        return verdict(statement.widest(), statement.op.clone(), 0, Some(Doubt::CommandFailed));
+        return verdict(statement.widest(), statement.op.take(), 0, Some(Doubt::CommandFailed));
     };
     if count(last, "n") == 0 {
         return Verdict::default();
@@ -358,13 +366,13 @@ fn found_and_modified(ns: &Namespace, find: &FindAndModify, body: &RawDocument) 
     let modified = u32::from(!find.removes);
     if let Some(id) = field(last, "upserted") {
         return match (statement.is_keyed(), key(id)) {
-            (true, _) => verdict(statement.touch.clone(), statement.op.clone(), 0, statement.doubt),
+            (true, _) => verdict(statement.touch.clone(), statement.op.take(), 0, statement.doubt),
             (false, Some(id)) => verdict(Touch::Key(id), None, 0, Some(Doubt::Predicate)),
             (false, None) => verdict(Touch::Namespace, None, 0, Some(Doubt::Predicate)),
         };
     }
     if statement.is_keyed() {
-        return verdict(statement.touch.clone(), statement.op.clone(), modified, statement.doubt);
+        return verdict(statement.touch.clone(), statement.op.take(), modified, statement.doubt);
     }
     let value = field(body, "value").and_then(RawBsonRef::as_document).filter(|_| !find.hides_id);
     match value.and_then(|value| key(field(value, "_id")?)) {
@@ -372,7 +380,7 @@ fn found_and_modified(ns: &Namespace, find: &FindAndModify, body: &RawDocument) 
             let (op, doubt) = find.on(&id);
             verdict(Touch::Key(id), op, modified, doubt)
         }
-        None => verdict(statement.touch.clone(), statement.op.clone(), modified, Some(Doubt::HiddenId)),
+        None => verdict(statement.touch.clone(), statement.op.take(), modified, Some(Doubt::HiddenId)),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::read::{array, document, field, integer, number, text};
 use crate::statement::{FindAndModify, Statement, Variables};
 use crate::transactions::TransactionId;
 use crate::write::{Answer, Detail, Write};
-use crate::{Capture, insert};
+use crate::{Capture, insert, weight};
 
 /// How a request is forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +119,7 @@ impl Session {
             Command::End(_) | Command::GetMore | Command::Aggregate | Command::Coarse(_) => {
                 self.by_places(command, db, body, value)?
             }
+            Command::BulkWrite if weight::too_many(command, message) => Job::Anywhere(refusals(command)),
             Command::BulkWrite => match Bulk::read(message, &self.capture.config) {
                 Some(bulk) if bulk.is_captured() => Job::Bulk(bulk),
                 Some(_) => {
@@ -133,6 +134,9 @@ impl Session {
                     Some(coll) if command == Command::FindAndModify => {
                         let ns = self.captured(db, coll)?;
                         Job::FindAndModify { ns, find: FindAndModify::read(body, &Variables::of(body)) }
+                    }
+                    Some(coll) if weight::too_many(command, message) => {
+                        self.coarse([Place::named(db, coll)], refusals(command))?
                     }
                     Some(coll) => {
                         let ns = self.captured(db, coll)?;

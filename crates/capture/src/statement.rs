@@ -35,6 +35,11 @@ impl Statement {
         if self.unnamed_upsert { Touch::Namespace } else { self.touch.clone() }
     }
 
+    /// Its touch and what sends it again, which may be large: taken, not copied. Of no use afterwards but for its doubt.
+    pub(crate) fn take(&mut self) -> (Touch, Option<Op>) {
+        (std::mem::replace(&mut self.touch, Touch::Namespace), self.op.take())
+    }
+
     pub(crate) fn is_keyed(&self) -> bool {
         matches!(self.touch, Touch::Key(_))
     }

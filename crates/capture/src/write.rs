@@ -183,7 +183,7 @@ impl Write {
     }
 
     /// The reply has come, as a whole frame. One that cannot be read leaves the write in doubt.
-    pub fn outcome(self, reply: &[u8], at_ms: u64) -> Ended {
+    pub fn outcome(mut self, reply: &[u8], at_ms: u64) -> Ended {
         //= a reply is compressed only if its request was (wire-facts.md 1.4)
         let inner = wire::inflate(reply).ok();
         let message = OpMsg::parse(inner.as_deref().unwrap_or(reply)).ok();
@@ -210,7 +210,7 @@ impl Write {
     }
 
     /// There was no reply, and the fence behind it is answered: the write has ended, somehow.
-    pub fn unacknowledged(self, at_ms: u64) -> Ended {
+    pub fn unacknowledged(mut self, at_ms: u64) -> Ended {
         // A server closes on what it cannot inflate: this one has read it.
         if let Job::Anywhere(_) | Job::Packed = self.job {
             self.capture.missed_everything();

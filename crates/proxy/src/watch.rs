@@ -47,6 +47,8 @@ const UNENDED_MAX: usize = 20_000;
 
 /// Below this, going elsewhere would cost more than it saves: a thread's wake-up, some 50 us.
 const APART_BYTES: usize = 256 * 1024;
+/// A room covers what was made of its bytes as well.
+const ROOM_COPIES: usize = 2;
 
 /// Where what is seen goes.
 #[derive(Clone)]
@@ -173,7 +175,7 @@ impl Watcher {
             Durability::Journal => captured.write.waits_for_durable(),
             Durability::Strict => true,
         };
-        let bytes = reply.len() + captured.room.bytes();
+        let bytes = reply.len() + captured.room.bytes() / ROOM_COPIES;
         let last = apart(bytes, || self.record(captured.write.outcome(reply, now_ms())));
         let Some(last) = last.filter(|_| waits) else { return };
         // Once it hangs, not every write pays for that again.
@@ -188,7 +190,7 @@ impl Watcher {
     /// Records a write that has ended, nobody knows how.
     pub(crate) fn ended_unseen(&self, mut captured: Captured) {
         captured.write.keep(self.detail());
-        apart(captured.room.bytes(), || self.record(captured.write.unacknowledged(now_ms())));
+        apart(captured.room.bytes() / ROOM_COPIES, || self.record(captured.write.unacknowledged(now_ms())));
     }
 
     /// Records that mongod runs nothing of a write: its last byte never left, or mongod has dropped it.

@@ -5,9 +5,10 @@
 //! - target: `{ns, k: {_id} | f: filter, l?: collation, b?: let | any: "ns"|"db"}`
 //! - closing record: `{v, m: mark}`
 
-use bson::raw::{RawArrayBuf, RawDocument, RawDocumentBuf};
+use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{RawBsonRef, cstr};
 
+use crate::writer::{TYPE_ARRAY, Writer};
 use crate::{Doubt, Effect, Entry, Key, Mark, Namespace, Op, Predicate, Raw, Target, Touch};
 
 /// The version that this program writes, and the highest that it reads.
@@ -57,53 +58,58 @@ pub enum DecodeError {
 impl Mark {
     /// The payload for the log, of kind [`RecordKind::Mark`].
     pub fn encode(&self) -> Vec<u8> {
-        let mut doc = RawDocumentBuf::new();
-        doc.append(cstr!("v"), VERSION);
-        let mut targets = RawArrayBuf::new();
-        for target in &self.targets {
-            let mut inner = RawDocumentBuf::new();
-            append_target(&mut inner, target);
-            targets.push(inner);
+        let mut out =
+            Writer::new(self.targets.iter().map(|target| target_bytes(target) + ELEMENT_BYTES).sum());
+        out.value(cstr!("v"), VERSION);
+        let targets = out.begin(cstr!("w"), TYPE_ARRAY);
+        for (nth, target) in self.targets.iter().enumerate() {
+            let inner = out.begin_nth(nth);
+            append_target(&mut out, target);
+            out.end(inner);
         }
-        doc.append(cstr!("w"), targets);
-        doc.append(cstr!("c"), self.via.as_str());
+        out.end(targets);
+        out.value(cstr!("c"), self.via.as_str());
         if self.in_transaction {
-            doc.append(cstr!("x"), true);
+            out.value(cstr!("x"), true);
         }
-        doc.append(cstr!("t"), self.at_ms.cast_signed());
-        doc.into_bytes()
+        out.value(cstr!("t"), self.at_ms.cast_signed());
+        out.finish()
     }
 }
 
 impl Entry {
-    /// The payload for the log, of kind [`RecordKind::Entry`].
+    /// The payload for the log, of kind [`RecordKind::Entry`]. Written in one piece: statements may be large.
     pub fn encode(&self) -> Vec<u8> {
-        let mut doc = RawDocumentBuf::new();
-        doc.append(cstr!("v"), VERSION);
-        doc.append(cstr!("m"), self.mark.cast_signed());
+        let effect_bytes = |effect: &Effect| {
+            let op = effect.op.as_ref().map_or(0, |op| op.document().as_bytes().len());
+            op + target_bytes(&effect.target) + EFFECT_BYTES
+        };
+        let mut out = Writer::new(self.effects.iter().map(effect_bytes).sum());
+        out.value(cstr!("v"), VERSION);
+        out.value(cstr!("m"), self.mark.cast_signed());
         if let Some(doubt) = self.doubt {
-            doc.append(cstr!("d"), doubt.code());
+            out.value(cstr!("d"), doubt.code());
         }
-        let mut effects = RawArrayBuf::new();
-        for effect in &self.effects {
-            let mut inner = RawDocumentBuf::new();
-            append_target(&mut inner, &effect.target);
+        let effects = out.begin(cstr!("e"), TYPE_ARRAY);
+        for (nth, effect) in self.effects.iter().enumerate() {
+            let inner = out.begin_nth(nth);
+            append_target(&mut out, &effect.target);
             match &effect.op {
-                Some(Op::Insert(op)) => inner.append(cstr!("i"), op.as_ref()),
-                Some(Op::Update(op)) => inner.append(cstr!("u"), op.as_ref()),
-                Some(Op::Delete(op)) => inner.append(cstr!("x"), op.as_ref()),
+                Some(Op::Insert(op)) => out.document(cstr!("i"), op),
+                Some(Op::Update(op)) => out.document(cstr!("u"), op),
+                Some(Op::Delete(op)) => out.document(cstr!("x"), op),
                 None => {}
             }
-            inner.append(cstr!("n"), effect.n.cast_signed());
-            inner.append(cstr!("o"), effect.modified.cast_signed());
-            effects.push(inner);
+            out.value(cstr!("n"), effect.n.cast_signed());
+            out.value(cstr!("o"), effect.modified.cast_signed());
+            out.end(inner);
         }
-        doc.append(cstr!("e"), effects);
+        out.end(effects);
         if let Some(ts) = self.operation_time {
-            doc.append(cstr!("ts"), ts);
+            out.value(cstr!("ts"), ts);
         }
-        doc.append(cstr!("t"), self.at_ms.cast_signed());
-        doc.into_bytes()
+        out.value(cstr!("t"), self.at_ms.cast_signed());
+        out.finish()
     }
 }
 
@@ -132,22 +138,35 @@ impl Record {
     }
 }
 
-fn append_target(doc: &mut RawDocumentBuf, target: &Target) {
-    doc.append(cstr!("ns"), target.ns.as_str());
+fn append_target(out: &mut Writer, target: &Target) {
+    out.value(cstr!("ns"), target.ns.as_str());
     match &target.touch {
-        Touch::Key(key) => doc.append(cstr!("k"), key.filter()),
+        Touch::Key(key) => out.document(cstr!("k"), key.filter()),
         Touch::Predicate(predicate) => {
-            doc.append(cstr!("f"), predicate.filter.0.as_ref());
+            out.document(cstr!("f"), &predicate.filter.0);
             if let Some(collation) = &predicate.collation {
-                doc.append(cstr!("l"), collation.0.as_ref());
+                out.document(cstr!("l"), &collation.0);
             }
             if let Some(variables) = &predicate.variables {
-                doc.append(cstr!("b"), variables.0.as_ref());
+                out.document(cstr!("b"), &variables.0);
             }
         }
-        Touch::Namespace => doc.append(cstr!("any"), "ns"),
-        Touch::Database => doc.append(cstr!("any"), "db"),
+        Touch::Namespace => out.value(cstr!("any"), "ns"),
+        Touch::Database => out.value(cstr!("any"), "db"),
     }
+}
+
+fn target_bytes(target: &Target) -> usize {
+    let length = |raw: &Raw| raw.0.as_bytes().len() + ELEMENT_BYTES;
+    let touch = match &target.touch {
+        Touch::Key(key) => key.filter().as_bytes().len(),
+        Touch::Predicate(predicate) => {
+            let more = [&predicate.collation, &predicate.variables].into_iter().flatten();
+            length(&predicate.filter) + more.map(length).sum::<usize>()
+        }
+        Touch::Namespace | Touch::Database => 0,
+    };
+    target.ns.as_str().len() + touch + 2 * ELEMENT_BYTES
 }
 
 fn decode_mark(doc: &RawDocument) -> Result<Mark, DecodeError> {
@@ -221,3 +240,8 @@ fn position(doc: &RawDocument) -> Result<u64, DecodeError> {
 fn at(doc: &RawDocument) -> Result<u64, DecodeError> {
     doc.get_i64("t").map(i64::cast_unsigned).map_err(|_| DecodeError::Field("t"))
 }
+
+/// Type, name, length and end of an element, rounded up: what is written once is to be written into enough room.
+const ELEMENT_BYTES: usize = 24;
+/// Of an effect, besides its target and its statement.
+const EFFECT_BYTES: usize = 3 * ELEMENT_BYTES;

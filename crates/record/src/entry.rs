@@ -1,7 +1,7 @@
 //! Marks and entries: the two things that capture says about a write.
 
 use bson::Timestamp;
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawDocument, RawDocumentBuf};
 
 use crate::{Key, Namespace};
 
@@ -107,6 +107,15 @@ pub enum Op {
     Update(RawDocumentBuf),
     /// `{q, limit, collation?}`, as in the `delete` command.
     Delete(RawDocumentBuf),
+}
+
+impl Op {
+    /// The statement, whatever it is.
+    pub fn document(&self) -> &RawDocument {
+        match self {
+            Op::Insert(document) | Op::Update(document) | Op::Delete(document) => document,
+        }
+    }
 }
 
 macro_rules! doubts {

@@ -13,6 +13,7 @@ mod entry;
 mod json;
 mod key;
 mod namespace;
+mod writer;
 
 pub use codec::{DecodeError, Record, RecordKind};
 pub use entry::{Doubt, Effect, Entry, Mark, Op, Predicate, Raw, Target, Touch};

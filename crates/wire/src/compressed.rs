@@ -26,17 +26,17 @@ pub fn inflate(frame: &[u8]) -> Result<Vec<u8>, WireError> {
         Header { length: HEADER_BYTES + bytes, opcode: OpCode::from(i32_at(frame, HEADER_BYTES)?), ..outer };
     let (compressor, payload) =
         frame.get(COMPRESSOR_AT..).and_then(<[u8]>::split_first).ok_or(WireError::Truncated)?;
-    let body = match *compressor {
-        SNAPPY => snappy(payload, bytes),
-        ZLIB => zlib(payload, bytes),
-        ZSTD => zstd::bulk::decompress(payload, bytes).ok(),
-        _ => None,
-    };
-    let body = body.filter(|body| body.len() == bytes).ok_or(WireError::Compressed)?;
     let mut inner = Vec::with_capacity(header.length);
     header.write(&mut inner);
-    inner.extend_from_slice(&body);
-    Ok(inner)
+    inner.resize(header.length, 0);
+    let body = &mut inner[HEADER_BYTES..];
+    let fits = match *compressor {
+        SNAPPY => snappy(payload, body),
+        ZLIB => zlib(payload, body),
+        ZSTD => zstd::bulk::decompress_to_buffer(payload, body).is_ok_and(|written| written == bytes),
+        _ => false,
+    };
+    if fits { Ok(inner) } else { Err(WireError::Compressed) }
 }
 
 /// How many bytes [`inflate`] would return for the frame that starts like this; 0 for a frame that is not compressed,
@@ -55,17 +55,16 @@ fn announced(frame: &[u8]) -> Option<usize> {
     (HEADER_BYTES + bytes <= FRAME_BYTES_MAX).then_some(bytes)
 }
 
-fn snappy(payload: &[u8], bytes: usize) -> Option<Vec<u8>> {
-    // It allocates what the payload itself announces.
-    let announced = snap::raw::decompress_len(payload).ok()?;
-    if announced == bytes { snap::raw::Decoder::new().decompress_vec(payload).ok() } else { None }
+/// Whether it inflates to exactly as many bytes as `out` has; so does the next one.
+fn snappy(payload: &[u8], out: &mut [u8]) -> bool {
+    let announced = snap::raw::decompress_len(payload);
+    announced == Ok(out.len()) && snap::raw::Decoder::new().decompress(payload, out).is_ok()
 }
 
-fn zlib(payload: &[u8], bytes: usize) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
-    // One more than announced: a stream that is longer is no good, one with something behind it is (seen on 6.0.5).
-    flate2::read::ZlibDecoder::new(payload).take(bytes as u64 + 1).read_to_end(&mut out).ok()?;
-    Some(out)
+fn zlib(payload: &[u8], out: &mut [u8]) -> bool {
+    let mut inflater = flate2::read::ZlibDecoder::new(payload);
+    // A stream that is longer than announced is no good, one with something behind it is (seen on 6.0.5).
+    inflater.read_exact(out).is_ok() && inflater.read(&mut [0]).is_ok_and(|more| more == 0)
 }
 
 /// The compressors that [`inflate`] reads, as a hello names them.

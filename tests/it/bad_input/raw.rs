@@ -33,12 +33,29 @@ impl Socket {
     /// Sends a command and reads its reply.
     pub async fn ask(&mut self, command: &RawDocument) -> Result<Document> {
         self.send(&op_msg(0, &body(command))).await?;
+        self.reply(ANSWER_MAX).await
+    }
+
+    /// The body of the next reply, which is an OP_MSG or one that is compressed with zstd.
+    pub async fn reply(&mut self, limit: Duration) -> Result<Document> {
+        let frame = self.reply_frame(limit).await?;
+        let inner = if frame[12..16] == OP_COMPRESSED.to_le_bytes() {
+            ensure!(frame[24] == 3, "not zstd");
+            [&[0; 16], zstd::bulk::decompress(&frame[25..], FRAME_BYTES_MAX)?.as_slice()].concat()
+        } else {
+            frame
+        };
+        Ok(RawDocument::from_bytes(&inner[21..])?.try_into()?)
+    }
+
+    /// The next reply as it comes.
+    pub async fn reply_frame(&mut self, limit: Duration) -> Result<Vec<u8>> {
         let mut bytes = vec![0; 4];
-        timeout(ANSWER_MAX, self.0.read_exact(&mut bytes)).await.context("no answer")??;
+        timeout(limit, self.0.read_exact(&mut bytes)).await.context("no answer")??;
         let length = i32::from_le_bytes(bytes.as_slice().try_into()?);
         bytes.resize(usize::try_from(length)?, 0);
-        timeout(ANSWER_MAX, self.0.read_exact(&mut bytes[4..])).await.context("half an answer")??;
-        Ok(RawDocument::from_bytes(&bytes[21..])?.try_into()?)
+        timeout(limit, self.0.read_exact(&mut bytes[4..])).await.context("half an answer")??;
+        Ok(bytes)
     }
 
     /// Says that nothing more comes, and reads what is answered until the other side closes as well.
@@ -166,6 +183,7 @@ pub async fn must(socket: &mut Socket, command: &RawDocument) -> Result<Document
 pub const OP_MSG: i32 = 2013;
 pub const OP_COMPRESSED: i32 = 2012;
 const OP_REPLY: i32 = 1;
+const FRAME_BYTES_MAX: usize = 48_000_000;
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 const OF_THE_MOMENT: [&str; 5] =
     ["localTime", "connectionId", "topologyVersion", "operationTime", "$clusterTime"];

@@ -178,7 +178,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
             self.settle(reply);
             return Ok(());
         };
-        let both = frame.len() + wire::inflated_bytes(&Head { header: reply.header, bytes: &frame });
+        let both = inflated_too(reply, &frame);
         reply.more_to_come = self.held.cover(&mut room, both.saturating_sub(OWN_BYTES)).await
             && apart(both, || more_inside(&frame));
         drop(room);
@@ -195,8 +195,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
             self.ended_unseen(captured);
             return self.send_as_it_comes().await;
         };
+        let both = inflated_too(reply, &frame);
+        if !self.held.cover(&mut room, both.saturating_sub(OWN_BYTES)).await {
+            let captured = self.settle(reply);
+            self.ended_unseen(captured);
+            self.client.send(&frame).await;
+            return Ok(());
+        }
         if self.is_packed_stream(reply) {
-            reply.more_to_come = apart(frame.len(), || more_inside(&frame));
+            reply.more_to_come = apart(both, || more_inside(&frame));
         }
         let captured = self.settle(reply);
         if let (Some(watcher), Some(captured)) = (self.watcher, captured) {
@@ -366,6 +373,11 @@ impl<W: AsyncWrite + Unpin> Client<W> {
     pub(crate) async fn close(&mut self) -> bool {
         !self.gone && self.stream.shutdown().await.is_ok()
     }
+}
+
+/// The bytes of a whole reply, and of what it is inside.
+fn inflated_too(reply: Reply, frame: &[u8]) -> usize {
+    frame.len() + wire::inflated_bytes(&Head { header: reply.header, bytes: frame })
 }
 
 /// Whether a whole compressed reply says that another one follows.

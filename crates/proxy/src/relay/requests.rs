@@ -62,7 +62,7 @@ pub(crate) struct Watching<'a> {
 impl Watching<'_> {
     /// Looks at a whole request, which takes `room`, and appends its mark.
     fn request(&self, frame: &[u8], room: Room) -> Option<Captured> {
-        apart(room.bytes(), || Some(self.watcher.begin(self.session.request(frame)?, room)))
+        apart(frame.len(), || Some(self.watcher.begin(self.session.request(frame)?, room)))
     }
 
     /// The same for the front of a request that cannot be looked at.

@@ -287,7 +287,7 @@ async fn a_request_broken_off_behind_a_silent_write_keeps_nothing_open() {
 #[tokio::test]
 async fn a_stalled_request_gives_its_room_up() {
     let stage = capturing(|config| {
-        config.held_bytes_max = 64 * 1024;
+        config.held_bytes_max = 128 * 1024;
         config.held_patience = std::time::Duration::from_millis(100);
     })
     .await;

@@ -152,7 +152,7 @@ async fn what_is_not_looked_into_may_get_no_reply() {
 /// Room is taken for what is here: a size that is only announced takes none from others.
 #[tokio::test]
 async fn announced_sizes_take_no_room() {
-    let stage = capturing(|config| config.held_bytes_max = 64 * 1024).await;
+    let stage = capturing(|config| config.held_bytes_max = 128 * 1024).await;
     let mut strangers = Vec::new();
     for _ in 0..5 {
         let (mut stranger, peer) = stage.connect().await;

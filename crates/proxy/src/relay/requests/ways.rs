@@ -41,24 +41,36 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         self.probe(request.expect).await?;
         let mut sent = 0;
         let streamed = matches!(class, Class::Watch).then_some(&mut sent);
-        let Some(room) = self.hold_whole(request, streamed).await? else {
-            return self.send_unscanned(request, sent).await;
+        let Some(mut room) = self.hold_whole(request, streamed).await? else {
+            return self.send_unscanned(request, None, sent).await;
         };
-        let frame = self.whole_frame().await?;
-        self.send_seen(request, &frame, &frame, sent, room).await
+        let all = request.length + self.weigh(self.head()?.bytes);
+        if !self.held.cover(&mut room, all.saturating_sub(self.own_bytes())).await {
+            drop(room);
+            return self.send_unscanned(request, None, sent).await;
+        }
+        self.send_seen(request, None, sent, room).await
     }
 
-    /// Marks and forwards a whole captured request, of which `sent` bytes have left. What it says stands in `inside`,
-    /// which is the frame itself unless that is compressed.
+    /// What capture will make of a request, in bytes.
+    fn weigh(&self, inside: &[u8]) -> usize {
+        self.watching.as_ref().map_or(0, |watching| watching.session.weigh(inside))
+    }
+
+    /// Marks and forwards the front frame, a whole captured request of which `sent` bytes have left. What it says stands
+    /// in `inside`, if it is compressed.
     async fn send_seen(
         &mut self,
         request: Request,
-        frame: &[u8],
-        inside: &[u8],
+        inside: Option<Vec<u8>>,
         sent: usize,
         room: Room,
     ) -> Result<(), End> {
-        let captured = self.watching.as_ref().and_then(|watching| watching.request(inside, room));
+        let frame = self.whole_frame().await?;
+        let seen = inside.as_deref().unwrap_or(&frame);
+        let captured = self.watching.as_ref().and_then(|watching| watching.request(seen, room));
+        // To send it may take long, and capture has what it needs.
+        drop(inside);
         let Some(mut captured) = captured else {
             // One without a reply changes nothing about who the client is.
             if request.expect != Expect::Nothing {
@@ -69,7 +81,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         let instead = captured.forward().filter(|_| sent == 0);
         self.register(request, captured);
         match instead {
-            Some(frame) => self.send(&frame).await,
+            Some(instead) => {
+                drop(frame);
+                self.send(&instead).await
+            }
             None => self.send(&frame[sent..]).await,
         }
     }
@@ -77,16 +92,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     /// Holds a compressed request until it is whole, to learn what it is. It goes on as it came, but for an added `_id`.
     pub(super) async fn send_compressed(&mut self, request: Request) -> Result<(), End> {
         let Some(mut room) = self.hold_whole(request, None).await? else {
-            return self.send_unscanned(request, 0).await;
+            return self.send_unscanned(request, None, 0).await;
         };
         // The size that it announces takes no room before its bytes are here.
         let both = request.length + wire::inflated_bytes(&self.head()?);
         if !self.held.cover(&mut room, both.saturating_sub(self.own_bytes())).await {
             drop(room);
-            return self.send_unscanned(request, 0).await;
+            return self.send_unscanned(request, None, 0).await;
         }
-        let inside =
-            apart(room.bytes(), || wire::inflate(self.head()?.bytes).map_err(|_| End::NotAFrame)).ok();
+        let inside = apart(both, || wire::inflate(self.head()?.bytes).map_err(|_| End::NotAFrame)).ok();
         let inner = inside.as_deref().and_then(|inside| look_inside(inside, |name| self.class(name)));
         let expect = inner.map_or(request.expect, |inner| inner.expect);
         if inner.is_none_or(|inner| matches!(inner.way, Way::Captured(_)))
@@ -97,19 +111,23 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         }
         match (inner, inside) {
             (Some(Request { way: Way::Captured(class), expect, .. }), Some(inside)) => {
+                let all = both + self.weigh(&inside);
+                if !self.held.cover(&mut room, all.saturating_sub(self.own_bytes())).await {
+                    drop(room);
+                    return self.send_unscanned(Request { expect, ..request }, Some(inside), 0).await;
+                }
                 self.count(class);
                 self.probe(expect).await?;
-                let frame = self.whole_frame().await?;
-                self.send_seen(Request { expect, ..request }, &frame, &inside, 0, room).await
+                self.send_seen(Request { expect, ..request }, Some(inside), 0, room).await
             }
-            (Some(Request { way, expect, .. }), _) => {
-                drop(room);
+            (Some(Request { way, expect, .. }), inside) => {
+                drop((room, inside));
                 Box::pin(self.forward(Request { way, expect, ..request })).await
             }
-            (None, _) => {
+            (None, inside) => {
+                drop(inside);
                 self.metrics.requests_pass.inc();
-                let frame = self.whole_frame().await?;
-                self.send_seen(request, &frame, &frame, 0, room).await
+                self.send_seen(request, None, 0, room).await
             }
         }
     }
@@ -136,15 +154,22 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         self.send_rest(request, 0).await
     }
 
-    /// Forwards a captured request that cannot be looked at; `sent` of its bytes have left.
-    async fn send_unscanned(&mut self, request: Request, sent: usize) -> Result<(), End> {
+    /// Forwards a captured request that cannot be looked at, but for its front, which stands in `inside` if it is
+    /// compressed; `sent` of its bytes have left.
+    async fn send_unscanned(
+        &mut self,
+        request: Request,
+        inside: Option<Vec<u8>>,
+        sent: usize,
+    ) -> Result<(), End> {
         if sent == 0
             && let Some(passing) = self.pass()
         {
             return self.send_unseen(request, passing).await;
         }
-        let head = self.head()?.bytes;
+        let head = inside.as_deref().map_or_else(|| self.head().map(|head| head.bytes), Ok)?;
         self.unsent = self.watching.as_ref().and_then(|watching| watching.unscanned(head));
+        drop(inside);
         if self.unsent.is_none() {
             self.expect(request, ReplyTo::Plain);
         }
@@ -154,7 +179,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     /// Forwards a request whose name comes behind a document sequence: held until it is whole, then it is known.
     pub(super) async fn send_late_name(&mut self, request: Request) -> Result<(), End> {
         let Some(room) = self.hold_whole(request, None).await? else {
-            return self.send_unscanned(request, 0).await;
+            return self.send_unscanned(request, None, 0).await;
         };
         let way = late_way(self.head()?.bytes, |name| self.class(name));
         // What captures it takes its own room.
