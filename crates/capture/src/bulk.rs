@@ -6,8 +6,10 @@
 //!   without a pinned `_id` may have inserted anything
 //! - results that are left to a `getMore` are not waited for: what the first reply does not name is in doubt
 //! - an inserted document without `_id` is followed by its namespace: no driver sends one
+//! - with an operation that we cannot read, or that the server changes on its way (encryption), all of it is followed
+//!   by the namespaces that it names
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bson::cstr;
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
@@ -15,9 +17,18 @@ use record::{Doubt, Effect, Key, Namespace, Target, Touch};
 use wire::OpMsg;
 
 use crate::Config;
+use crate::coarse::{self, Place};
 use crate::outcome::{BEFORE_DOCUMENTS, Counted, Verdict};
 use crate::read::{array, count, document, field, flag, integer, number, text};
 use crate::statement::{Statement, Variables, key};
+
+/// What of a command could be read.
+pub(crate) enum Read {
+    /// All of it.
+    Operations(Bulk),
+    /// Only where it may write.
+    Places(BTreeSet<Place>),
+}
 
 /// The operations of one command.
 pub(crate) struct Bulk {
@@ -53,10 +64,18 @@ struct Told {
 impl Bulk {
     /// `None`: a namespace cannot be read, so it may be any. Operations over what `config` leaves out stay in their
     /// place: an ordered command ends with the first that fails.
-    pub(crate) fn read(message: &OpMsg<'_>, config: &Config) -> Option<Bulk> {
+    pub(crate) fn read(message: &OpMsg<'_>, config: &Config) -> Option<Read> {
         let body = message.body();
-        let namespaces = documents(message, "nsInfo").map(|info| Some(Namespace::parse(text(info?, "ns")?)));
-        let namespaces: Vec<Namespace> = namespaces.collect::<Option<_>>()?;
+        let mut namespaces = Vec::new();
+        let mut places = BTreeSet::new();
+        let mut by_places = false;
+        for info in documents(message, "nsInfo") {
+            let (info, ns) = (info?, Namespace::parse(text(info?, "ns")?));
+            by_places |= coarse::stands_for_another(ns.coll()) || coarse::is_encrypted(info);
+            places.extend(coarse::of_encryption(ns.db(), info).into_iter().flatten());
+            places.insert(Place::named(ns.db(), ns.coll()));
+            namespaces.push(ns);
+        }
         let variables = Variables::of(body);
         let operation = |op: Option<&RawDocument>| {
             let op = op?;
@@ -76,22 +95,13 @@ impl Bulk {
             Some(Operation { kind, ns, statement })
         };
         let operations: Option<Vec<Operation>> = documents(message, "ops").map(operation).collect();
-        Some(match operations {
-            Some(operations) => Bulk {
+        Some(match operations.filter(|operations| !by_places && !operations.is_empty()) {
+            Some(operations) => Read::Operations(Bulk {
                 operations,
                 ordered: field(body, "ordered").and_then(number) != Some(0),
                 errors_only: flag(body, "errorsOnly"),
-            },
-            // An operation that we cannot read: of each namespace that is named.
-            None => {
-                let all = namespaces.into_iter().filter(|ns| config.captures(ns.db(), ns.coll()));
-                let all = all.map(|ns| Operation {
-                    kind: Kind::Update,
-                    ns: Some(ns),
-                    statement: Statement::unreadable(),
-                });
-                Bulk { operations: all.collect(), ordered: false, errors_only: true }
-            }
+            }),
+            None => Read::Places(places),
         })
     }
 
@@ -127,6 +137,10 @@ impl Bulk {
         let told = told?;
         let failed = |at: &usize| told.get(at).is_some_and(|told| !told.ok);
         let all = self.operations.len();
+        // Unordered, with a reply that has grown too large: what comes behind is not run, and nothing says so.
+        if !self.ordered && told.values().any(|told| told.code == Some(REPLY_TOO_LARGE)) {
+            return None;
+        }
         //= ordered: operations behind the first failure are not run
         let end = (0..all).find(failed).filter(|_| self.ordered).map_or(all, |first| first + 1);
         let (failures, done): (Vec<usize>, Vec<usize>) = (0..end).partition(failed);
@@ -194,6 +208,9 @@ impl Bulk {
             _ => Counted::unknown(&of(Kind::Update), many),
         };
         let deletes = Counted::of(&of(Kind::Delete), many, deleted, 0, deleted);
+        // Fewer than did not fail: it was cut short, and what else was not run is not told either.
+        let inserted = of(Kind::Insert).len();
+        let cut_short = usize::try_from(count(body, "nInserted")) != Ok(inserted);
         let mut verdict = Verdict::default();
         for at in done {
             let statement = &self.operations[*at].statement;
@@ -209,7 +226,8 @@ impl Bulk {
                 verdict.doubt = verdict.doubt.or(statement.doubt);
             }
         }
-        verdict.doubt = updates.doubt().or(deletes.doubt()).or(verdict.doubt);
+        let short = cut_short.then_some(Doubt::PartOfBatch);
+        verdict.doubt = short.or(updates.doubt()).or(deletes.doubt()).or(verdict.doubt);
         verdict
     }
 
@@ -256,3 +274,6 @@ fn told(result: &RawDocument) -> Option<(usize, Told)> {
     let (n, modified) = (count(result, "n"), count(result, "nModified"));
     Some((at, Told { ok: flag(result, "ok"), code: integer(result, "code"), n, modified, upserted }))
 }
+
+/// `ExceededMemoryLimit`, which is how a `bulkWrite` says so.
+const REPLY_TOO_LARGE: i64 = 146;

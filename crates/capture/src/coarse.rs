@@ -21,9 +21,10 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// `coll` in `db`; the database when the name is no collection's.
+    /// `coll` in `db`; the database when the name is no collection's, or that of the list of its views.
     pub(crate) fn named(db: &str, coll: &str) -> Place {
-        if coll.is_empty() || coll.starts_with('$') {
+        let coll = coll.strip_prefix(BUCKETS).unwrap_or(coll);
+        if coll.is_empty() || coll.starts_with('$') || coll == VIEWS {
             Place::Database(Namespace::new(db, ""))
         } else {
             Place::Collection(Namespace::new(db, coll))
@@ -43,6 +44,29 @@ impl Place {
     }
 }
 
+/// Whether a write to this collection changes what others show: the buckets of a time-series collection, or the list
+/// of a database's views. Clients may write to the first, and drop both (seen on 6.0.5).
+pub(crate) fn stands_for_another(coll: &str) -> bool {
+    coll == VIEWS || coll.starts_with(BUCKETS)
+}
+
+/// Whether a write has fields that the server changes and indexes elsewhere (Queryable Encryption).
+pub(crate) fn is_encrypted(command: &RawDocument) -> bool {
+    field(command, "encryptionInformation").is_some()
+}
+
+/// Where such a write goes beside its own collection; `None`: it is none, or says nothing that we can read.
+pub(crate) fn of_encryption(db: &str, command: &RawDocument) -> Option<BTreeSet<Place>> {
+    let information = document(command, "encryptionInformation")?;
+    let schemas = document(information, "schema").into_iter().flat_map(|all| all.iter().flatten());
+    let mut places = BTreeSet::new();
+    for schema in schemas.filter_map(|(_, schema)| schema.as_document()) {
+        let state = ["escCollection", "eccCollection", "ecocCollection"];
+        places.extend(state.into_iter().filter_map(|it| Some(Place::named(db, text(schema, it)?))));
+    }
+    Some(places)
+}
+
 /// What the command may write. An empty set: nothing.
 pub(crate) fn places(command: Coarse, db: &str, body: &RawDocument) -> Places {
     let named = body.iter_elements().next()?.ok()?.value().ok();
@@ -52,6 +76,13 @@ pub(crate) fn places(command: Coarse, db: &str, body: &RawDocument) -> Places {
         Coarse::Rename => {
             Some(BTreeSet::from([Place::parse(named.and_then(name)?), Place::parse(text(body, "to")?)]))
         }
+        Coarse::InternalRename => {
+            Some(BTreeSet::from([Place::parse(text(body, "from")?), Place::parse(text(body, "to")?)]))
+        }
+        Coarse::Validate if flag(body, "repair") => {
+            one(Place::named(db, named.and_then(name).unwrap_or_default()))
+        }
+        Coarse::Validate => Some(BTreeSet::new()),
         Coarse::CloneAsCapped => one(Place::named(db, text(body, "toCollection").unwrap_or_default())),
         Coarse::MapReduce => map_reduce(db, field(body, "out")),
         Coarse::ApplyOps => {
@@ -114,6 +145,10 @@ fn one(place: Place) -> Places {
 fn apply_ops(ops: &RawArray, places: &mut BTreeSet<Place>, nested_left: usize) -> Option<()> {
     for op in ops {
         let op = op.ok()?.as_document()?;
+        // A collection's uuid counts for more than the name beside it (seen on 6.0.5).
+        if field(op, "ui").is_some_and(|uuid| uuid != RawBsonRef::Null) {
+            return None;
+        }
         let place = Place::parse(text(op, "ns")?);
         if text(op, "op")? != "c" {
             places.insert(place);
@@ -136,3 +171,5 @@ fn apply_ops(ops: &RawArray, places: &mut BTreeSet<Place>, nested_left: usize) -
 
 /// `applyOps` inside `applyOps`: the server refuses more than a few.
 const NESTED_MAX: usize = 8;
+const BUCKETS: &str = "system.buckets.";
+const VIEWS: &str = "system.views";

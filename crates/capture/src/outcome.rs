@@ -10,6 +10,7 @@ use record::{Doubt, Effect, Key, Namespace, Op, Target, Touch};
 
 use crate::bulk::Bulk;
 use crate::commands::End;
+use crate::contention::Ticket;
 use crate::counters::Kind;
 use crate::read::{array, count, document, field, flag, integer};
 use crate::statement::{FindAndModify, Statement, key};
@@ -67,8 +68,8 @@ pub(crate) struct Verdict {
 }
 
 impl Job {
-    /// The verdict over the reply's body. Takes the statements, which may be large: to be called once.
-    pub(crate) fn judge(&mut self, body: &RawDocument) -> Verdict {
+    /// The verdict over the reply's body to the write that holds this ticket. Takes the statements, which may be large: to be called once.
+    pub(crate) fn judge(&mut self, body: &RawDocument, ticket: &Ticket) -> Verdict {
         if !flag(body, "ok") {
             return if self.was_refused(body) { Verdict::default() } else { self.all(Doubt::CommandFailed) };
         }
@@ -81,7 +82,12 @@ impl Job {
             Job::FindAndModify { ns, find } => found_and_modified(ns, find, body),
             Job::Bulk(bulk) => bulk.judge(body).unwrap_or_else(|| self.all(Doubt::PartOfBatch)),
             Job::Coarse { refusals: Refusals::Drop, .. } => self.all(Doubt::Dropped),
-            Job::Coarse { refusals: Refusals::Shape, .. } if changed_no_index(body) => Verdict::default(),
+            // Where another command drops an index at the same time, as many before as after says nothing.
+            Job::Coarse { refusals: Refusals::Shape, .. }
+                if changed_no_index(body) && !ticket.contended() =>
+            {
+                Verdict::default()
+            }
             Job::Coarse { refusals: Refusals::Shape, .. } => self.all(Doubt::Shape),
             Job::Coarse { .. } => self.all(Doubt::Coarse),
             Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => Verdict::default(),
@@ -165,6 +171,8 @@ impl Job {
                 of_request || lone && AT_ENTRY.contains(&code)
             }
             Job::Bulk(bulk) => of_request || bulk.is_single() && AT_ENTRY.contains(&code),
+            //= applyOps says with `ok: 0` how far it came (wire-facts.md section 4)
+            Job::Coarse { .. } | Job::Anywhere(_) if field(body, "applied").is_some() => false,
             Job::Coarse { refusals, .. } | Job::Anywhere(refusals) => match refusals {
                 Refusals::Aggregate => false,
                 Refusals::Several => ABSENT.contains(&code),
@@ -392,18 +400,17 @@ fn changed_no_index(body: &RawDocument) -> bool {
 
 /// Checked before anything runs, whatever the command (`wire-facts.md` 5.3): unauthorized, authentication failed,
 /// illegal operation, no such cursor, no such command, older or no such transaction, not in a transaction, no such
-/// API version, not in this one, not in OP_QUERY, overload, body too large, field twice, missing or unknown, no `$db`,
+/// API version, not in this one, not in OP_QUERY, overload, field twice, missing or unknown, no `$db`,
 /// `txnNumber` where none may be, a namespace that transactions may not touch.
-const BEFORE_ANYTHING: &[i64] = &[
-    13, 18, 20, 43, 59, 225, 251, 263, 322, 323, 352, 462, 10_334, 40_413, 40_414, 40_415, 40_571, 50_768,
-    50_791,
-];
+const BEFORE_ANYTHING: &[i64] =
+    &[13, 18, 20, 43, 59, 225, 251, 263, 322, 323, 352, 462, 40_413, 40_414, 40_415, 40_571, 50_768, 50_791];
 /// A message that the server could not read (all seen on 6.0.5): a section that is longer than the rest; BSON that
 /// lies about its length; two bodies; a sequence twice, also in the body; a section kind; no body; no room for a
 /// checksum.
 const UNREADABLE: &[i64] = &[15, 22, 40_430, 40_431, 40_432, 40_433, 40_587, 51_252];
-/// Checked before a batch runs; in the middle of one they come as `writeErrors`. A `$merge` fails midway with them.
-const BEFORE_STATEMENTS: &[i64] = &[2, 9, 14, 16, 72, 73, 117, 166, 40_587];
+/// Checked before a batch runs; in the middle of one they come as `writeErrors`. A `$merge` fails midway with them, also
+/// with 10334: a document that it makes up is too large, as a body may be.
+const BEFORE_STATEMENTS: &[i64] = &[2, 9, 14, 16, 72, 73, 117, 166, 10_334, 40_587];
 /// Of one statement, before it looks at any document: a variable that is not defined, many documents with a
 /// `txnNumber`, a view (all seen on 6.0.5). A wrong operator's 2 and 9 may also come midway.
 pub(crate) const BEFORE_DOCUMENTS: &[i64] = &[72, 166, 17_276];

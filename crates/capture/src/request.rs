@@ -7,7 +7,7 @@ use bson::raw::{RawBsonRef, RawDocument};
 use record::Namespace;
 use wire::{Flags, Header, OpCode, OpMsg};
 
-use crate::bulk::Bulk;
+use crate::bulk::{self, Bulk};
 use crate::coarse::{self, Place};
 use crate::commands::{Coarse, Command, End};
 use crate::counters::Kind;
@@ -121,16 +121,24 @@ impl Session {
             }
             Command::BulkWrite if weight::too_many(command, message) => Job::Anywhere(refusals(command)),
             Command::BulkWrite => match Bulk::read(message, &self.capture.config) {
-                Some(bulk) if bulk.is_captured() => Job::Bulk(bulk),
-                Some(_) => {
+                Some(bulk::Read::Operations(bulk)) if bulk.is_captured() => Job::Bulk(bulk),
+                Some(bulk::Read::Operations(_)) => {
                     self.capture.counting.excluded.add();
                     return None;
                 }
+                Some(bulk::Read::Places(places)) => self.coarse(places, refusals(command))?,
                 None => Job::Anywhere(refusals(command)),
             },
             Command::FindAndModify | Command::Insert | Command::Update | Command::Delete => {
                 match value.and_then(crate::read::name) {
                     None => self.coarse([Place::named(db, "")], refusals(command))?,
+                    Some(coll) if coarse::stands_for_another(coll) => {
+                        self.coarse([Place::named(db, coll)], refusals(command))?
+                    }
+                    Some(coll) if coarse::is_encrypted(body) => {
+                        let state = coarse::of_encryption(db, body).into_iter().flatten();
+                        self.coarse(state.chain([Place::named(db, coll)]), Refusals::Several)?
+                    }
                     Some(coll) if command == Command::FindAndModify => {
                         let ns = self.captured(db, coll)?;
                         Job::FindAndModify { ns, find: FindAndModify::read(body, &Variables::of(body)) }
@@ -216,6 +224,8 @@ impl Session {
             }
             Command::Coarse(command) => coarse::places(command, db, body),
             Command::Aggregate => coarse::aggregate(db, body),
+            // Those over several databases are sent there.
+            Command::Unknown if db == "admin" => None,
             Command::Unknown => Some(BTreeSet::from([Place::named(db, "")])),
             _ => return None,
         };
@@ -270,7 +280,7 @@ impl Session {
             answer,
             waits_for_durable: journaled || w.and_then(RawBsonRef::as_str) == Some("majority"),
             transaction: body.and_then(transaction),
-            in_transaction: body.is_some_and(is_in_transaction),
+            in_transaction: body.is_none_or(is_in_transaction),
             job,
             mark: None,
             unmarked: None,
@@ -287,7 +297,9 @@ fn refusals(command: Command) -> Refusals {
         Command::Insert | Command::Update | Command::Delete | Command::FindAndModify | Command::BulkWrite => {
             Refusals::Single
         }
-        Command::Coarse(Coarse::Collection | Coarse::DropDatabase | Coarse::Rename) => Refusals::Drop,
+        Command::Coarse(
+            Coarse::Collection | Coarse::DropDatabase | Coarse::Rename | Coarse::InternalRename,
+        ) => Refusals::Drop,
         Command::Coarse(Coarse::Shape) => Refusals::Shape,
         _ => Refusals::Several,
     }
@@ -317,7 +329,10 @@ fn statements<'a>(
     let in_body = in_body.map(|value| value.ok().and_then(RawBsonRef::as_document));
     let sequences = message.sequences().filter(|sequence| sequence.identifier == name);
     let in_sequences = sequences.flat_map(|sequence| sequence.documents().map(Some));
-    in_body.chain(in_sequences).map(|doc| doc.map_or_else(Statement::unreadable, &read)).collect()
+    let all = in_body.chain(in_sequences).map(|doc| doc.map_or_else(Statement::unreadable, &read));
+    let all: Vec<Statement> = all.collect();
+    // The server refuses a batch of nothing; one that does not has found what we did not.
+    if all.is_empty() { vec![Statement::unreadable()] } else { all }
 }
 
 /// Session and number of a transaction or a retryable write (`wire-facts.md` sections 6 and 7).

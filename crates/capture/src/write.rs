@@ -200,11 +200,11 @@ impl Write {
             Some(body) if self.in_transaction && !flag(body, "ok") && has_label(body, TRANSIENT) => {
                 Verdict::default()
             }
-            Some(body) => self.job.judge(body),
+            Some(body) => self.job.judge(body, &self.ticket),
         };
         let verdict = self.with_cursor(verdict, body);
         if self.job.wrote_anywhere(body) {
-            self.capture.missed_everything();
+            self.missed_everything(at_ms);
         }
         self.end(verdict, body, at_ms)
     }
@@ -213,7 +213,7 @@ impl Write {
     pub fn unacknowledged(mut self, at_ms: u64) -> Ended {
         // A server closes on what it cannot inflate: this one has read it.
         if let Job::Anywhere(_) | Job::Packed = self.job {
-            self.capture.missed_everything();
+            self.missed_everything(at_ms);
         }
         let verdict = self.job.all(Doubt::Unacknowledged);
         self.end(verdict, None, at_ms)
@@ -238,7 +238,7 @@ impl Write {
             //= what it cannot inflate: the server closes without a reply, nothing is run (wire-facts.md 1.4)
             (Job::Packed, _) if lost == Lost::ServerClosed => None,
             (Job::Anywhere(_) | Job::Packed, _) => {
-                self.capture.missed_everything();
+                self.missed_everything(self.marked_ms);
                 None
             }
             (_, mark) => {
@@ -249,6 +249,14 @@ impl Write {
                 Some(Orphan { mark, mark_record, unmarked: self.unmarked, ticket: self.ticket })
             }
         }
+    }
+
+    /// It may have written anywhere; in a transaction, with its commit.
+    fn missed_everything(&self, at_ms: u64) {
+        if self.in_transaction {
+            self.capture.transactions.strayed_anywhere(at_ms);
+        }
+        self.capture.missed_everything();
     }
 
     fn mark_record(&self) -> Mark {

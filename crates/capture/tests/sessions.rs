@@ -79,8 +79,8 @@ fn what_is_not_captured() {
         rawdoc! {"mapReduce": "items", "out": {"inline": 1}},
         rawdoc! {"createSearchIndexes": "items", "indexes": []},
         rawdoc! {"createUser": "u", "$db": "admin"},
-        rawdoc! {"inventNew": 1, "$db": "admin"},
         rawdoc! {"inventNew": 1, "$db": "other"},
+        rawdoc! {"validate": "items"},
         rawdoc! {"getMore": 5_i64, "collection": "items"},
         rawdoc! {"commitTransaction": 1, "$db": "admin"},
     ];
@@ -97,6 +97,44 @@ fn what_is_not_captured() {
     let rename = rawdoc! {"renameCollection": "shop.a", "to": "other.b", "$db": "admin"};
     let (mark, _write) = marked(&session, &request(&rename), 1).unwrap();
     assert_eq!(targets(&mark.targets), ["shop.a *"]);
+}
+
+/// Commands over several databases are sent to `admin`; and a collection's uuid counts for more than the name that
+/// stands beside it in `applyOps` (seen on 6.0.5).
+#[test]
+fn what_may_be_anywhere() {
+    let capture = capture();
+    let session = session(&capture);
+    let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: vec![1; 16] };
+    for body in [
+        rawdoc! {"inventNew": 1, "$db": "admin"},
+        rawdoc! {"applyOps": [{"op": "d", "ns": "shop.a", "ui": uuid.clone(), "o": {"_id": 2}}]},
+        rawdoc! {"applyOps": [{"op": "c", "ns": "shop.$cmd", "ui": uuid, "o": {"drop": "a"}}], "$db": "admin"},
+    ] {
+        let write = || session.request(&request(&body)).unwrap();
+        drop(write().outcome(&reply(&rawdoc! {"ok": 0.0, "code": 59}), NOW));
+        assert!(capture.take_missed().is_empty());
+        drop(write().outcome(&reply(&rawdoc! {"ok": 1.0}), NOW));
+        assert_eq!(capture.take_missed(), EVERYTHING, "{body:?}");
+    }
+    assert_eq!(capture.counters().unknown.get("inventNew"), Some(&2));
+    let of_none =
+        rawdoc! {"applyOps": [{"op": "i", "ns": "shop.a", "ui": bson::raw::RawBson::Null, "o": {"_id": 2}}]};
+    assert_eq!(targets(&marked(&session, &request(&of_none), 1).unwrap().0.targets), ["shop.a *"]);
+}
+
+/// As many indexes before as after says that none was made, unless somebody drops one meanwhile.
+#[test]
+fn indexes_that_change_beside_each_other() {
+    let capture = capture();
+    let session = session(&capture);
+    let create = || rawdoc! {"createIndexes": "items", "indexes": [{"key": {"a": 1}, "name": "a_1"}]};
+    let same = reply(&rawdoc! {"numIndexesBefore": 2, "numIndexesAfter": 2, "ok": 1.0});
+    assert_eq!(told(&write(&session, &create(), 1).outcome(&same, NOW)), ["closed 1"]);
+    let creates = write(&session, &create(), 2);
+    let drops = write(&session, &rawdoc! {"dropIndexes": "items", "index": "b_1"}, 3);
+    assert_eq!(told(&drops.outcome(&reply(&rawdoc! {"nIndexesWas": 3, "ok": 1.0}), NOW))[0], "shape 3");
+    assert_eq!(told(&creates.outcome(&same, NOW)), ["shape 2", "shop.items *"]);
 }
 
 #[test]
@@ -592,6 +630,20 @@ mod transactions {
         let lines = super::transactions::ended(&session, "commitTransaction", 5, &rawdoc! {"ok": 1.0});
         assert_eq!(lines, ["transaction 1", BOTH[1], "transaction 2", "shop.items *"]);
         assert_eq!(capture.take_missed(), missed(&["shop.items"])); // of the third
+    }
+
+    /// A statement that may be over any namespace takes effect with the commit, not with its reply.
+    #[test]
+    fn with_a_statement_that_may_be_anywhere() {
+        let capture = capture();
+        let session = session(&capture);
+        let mut body = request(&with(&insert(&[rawdoc! {"_id": 1}]), &fields(5)));
+        let at = body.windows(5).position(|bytes| bytes == b"shop\0").unwrap();
+        body[at] = 0xff;
+        drop(session.request(&body).unwrap().outcome(&ok1(), NOW));
+        assert_eq!(capture.take_missed(), EVERYTHING);
+        ended(&session, "commitTransaction", 5, &rawdoc! {"ok": 1.0});
+        assert_eq!(capture.take_missed(), EVERYTHING);
     }
 
     /// A mark that was not appended: its namespace is missed when the transaction ends.
