@@ -8,7 +8,7 @@ use bson::{Document, doc};
 
 use collections::{refusals, shapes, writers};
 use documents::{deletes, finds, inserts, updates};
-use sessions::{sessions, transactions};
+use sessions::{encrypted, sessions, transactions};
 
 /// Where a case is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(super) struct Case {
 
 pub(super) fn all() -> Vec<Case> {
     let standalone = [updates(), deletes(), shapes(), writers()].map(|cases| on(Servers::Standalone, cases));
-    let replica_set = [sessions(), transactions()].map(|cases| on(Servers::ReplicaSet, cases));
+    let replica_set = [sessions(), transactions(), encrypted()].map(|cases| on(Servers::ReplicaSet, cases));
     let both = [inserts(), finds(), refusals()];
     both.into_iter().chain(standalone).chain(replica_set).flatten().collect()
 }

@@ -123,6 +123,36 @@ pub(super) fn writers() -> Vec<Case> {
         case("map_reduce", three(), vec![reduce("sums".into())]),
         case("map_reduce_inline", three(), vec![reduce(doc! {"inline": 1}.into())]),
         case(
+            "apply_ops_fails_midway",
+            three(),
+            vec![doc! {
+                "applyOps": [
+                    {"op": "i", "ns": "shop.items", "o": {"_id": 9}}, {"op": "i", "ns": "shop.none", "o": {"_id": 9}},
+                ],
+                "$db": "admin",
+            }],
+        ),
+        case(
+            "buckets",
+            vec![doc! {"create": "items", "timeseries": {"timeField": "at"}}],
+            vec![
+                doc! {"delete": "system.buckets.items", "deletes": [{"q": {}, "limit": 0}]},
+                doc! {"findAndModify": "system.buckets.items", "query": {}, "remove": true},
+                doc! {"drop": "system.buckets.items"},
+            ],
+        ),
+        case(
+            "list_of_views_dropped",
+            [three(), vec![doc! {"create": "view", "viewOn": "items", "pipeline": Bson::Array(vec![])}]]
+                .concat(),
+            vec![doc! {"drop": "system.views"}],
+        ),
+        case(
+            "validate",
+            three(),
+            vec![doc! {"validate": "items"}, doc! {"validate": "items", "repair": true}],
+        ),
+        case(
             "apply_ops",
             three(),
             vec![doc! {

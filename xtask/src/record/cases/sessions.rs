@@ -146,3 +146,18 @@ pub(super) fn transactions() -> Vec<Case> {
         ],
     )
 }
+
+/// Queryable Encryption, which needs transactions inside of the server.
+pub(super) fn encrypted() -> Vec<Case> {
+    let key = Binary { subtype: BinarySubtype::Uuid, bytes: vec![9; 16] };
+    let fields = doc! {
+        "escCollection": "enxcol_.items.esc", "eccCollection": "enxcol_.items.ecc",
+        "ecocCollection": "enxcol_.items.ecoc",
+        "fields": [{"keyId": key, "path": "secret", "bsonType": "string", "queries": [{"queryType": "equality"}]}],
+    };
+    let information = doc! {"encryptionInformation": {"type": 1, "schema": {"shop.items": fields.clone()}}};
+    let one = with(insert(vec![doc! {"_id": 1}]), information.clone());
+    let two = with(insert(vec![doc! {"_id": 2}, doc! {"_id": 3}]), information);
+    let before = vec![doc! {"create": "items", "encryptedFields": fields}];
+    on(Servers::ReplicaSet, vec![case("insert_encrypted", before, vec![one, two])])
+}
