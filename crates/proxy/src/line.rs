@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use bson::{
+    oid::ObjectId,
     raw::{RawDocument, RawDocumentBuf},
     rawdoc,
 };
@@ -62,6 +63,12 @@ impl Line {
         }
     }
 
+    /// The process that answers; `None`: it does not say.
+    pub(crate) async fn process(&mut self) -> io::Result<Option<ObjectId>> {
+        let reply = self.ask(&rawdoc! { "hello": 1, "$db": "admin" }).await?;
+        Ok(reply.get_document("topologyVersion").and_then(|it| it.get_object_id("processId")).ok())
+    }
+
     /// Logs in with the certificate that we show; the user that this is.
     pub(crate) async fn log_in_by_certificate(&mut self) -> io::Result<Option<String>> {
         let login = rawdoc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" };
@@ -69,12 +76,14 @@ impl Line {
         Ok(is_ok(&reply).then(|| reply.get_str("user").unwrap_or_default().to_owned()))
     }
 
-    /// Returns when mongod has gone, or does not answer any more.
+    /// Returns when mongod has gone. One that is slow, or stopped, has not: it may take any time to answer.
     pub(crate) async fn ended(mut self) {
+        let ping = rawdoc! { "ping": 1, "$db": "admin" };
+        let Ok(ping) = encode_msg(1, 0, Flags::default(), &[Section::Body(&ping)]) else { return };
         let mut byte = [0];
         // It says nothing by itself: whatever is read is an end.
         while timeout(LOOK_INTERVAL, self.stream.read(&mut byte)).await.is_err() {
-            if self.ask(&rawdoc! { "ping": 1, "$db": "admin" }).await.is_err() {
+            if self.exchange(&ping).await.is_err() {
                 return;
             }
         }

@@ -410,6 +410,29 @@ mod tests {
         assert_eq!(list.take_writes().unseen, ["seven"]);
     }
 
+    /// A frame that nobody has looked into may have logged somebody in, reply or not.
+    #[test]
+    fn behind_what_nobody_saw_a_stranger_may_be_none() {
+        for answered_late in [false, true] {
+            let mut list = Outstanding::new();
+            list.fence(9);
+            if !answered_late {
+                list.settle_fence(&reply(50, 9), true);
+            }
+            list.silent_write(1, "unseen");
+            list.silent();
+            assert!(list.needs_probe());
+            list.fence(9);
+            list.silent_write(2, "seen");
+            if answered_late {
+                list.settle_fence(&reply(50, 9), true);
+            }
+            // It is a stranger no longer.
+            list.settle_fence(&reply(51, 9), false);
+            assert_eq!(list.take_writes().unseen, ["seen"]);
+        }
+    }
+
     #[test]
     fn a_connection_that_breaks_leaves_no_doubt_about_what_was_dropped() {
         let mut list = Outstanding::new();

@@ -4,10 +4,10 @@ use bson::rawdoc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wire::{Flags, FrameReader, Header, OpCode, Section, encode_msg};
 
-use crate::stream::Stream;
+use crate::{gate::Denied, stream::Stream};
 
 /// Reads the first request and answers it; a client that sends none, or nothing that is one, is told nothing.
-pub(crate) async fn tell(client: &mut Stream, reason: &str) -> std::io::Result<()> {
+pub(crate) async fn tell(client: &mut Stream, denied: Denied) -> std::io::Result<()> {
     let mut frames = FrameReader::default();
     let header = loop {
         match frames.head().map_err(std::io::Error::other)? {
@@ -19,15 +19,16 @@ pub(crate) async fn tell(client: &mut Stream, reason: &str) -> std::io::Result<(
             return Ok(());
         }
     };
-    if let Some(answer) = answer(header, reason) {
+    if let Some(answer) = answer(header, denied) {
         client.write_all(&answer).await?;
         client.flush().await?;
     }
     client.shutdown().await
 }
 
-fn answer(request: Header, reason: &str) -> Option<Vec<u8>> {
-    let error = rawdoc! { "ok": 0.0, "errmsg": reason, "code": UNAUTHORIZED, "codeName": "Unauthorized" };
+fn answer(request: Header, denied: Denied) -> Option<Vec<u8>> {
+    let (code, name) = denied.code();
+    let error = rawdoc! { "ok": 0.0, "errmsg": denied.why(), "code": code, "codeName": name };
     let to = request.request_id;
     match request.opcode {
         OpCode::Msg => encode_msg(0, to, Flags::default(), &[Section::Body(&error)]).ok(),
@@ -41,7 +42,6 @@ fn answer(request: Header, reason: &str) -> Option<Vec<u8>> {
     }
 }
 
-const UNAUTHORIZED: i32 = 13;
 /// A driver's first request has some hundred bytes.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
@@ -54,12 +54,15 @@ mod tests {
     #[test]
     fn either_protocol_gets_an_answer() {
         let header = |opcode| Header { length: 100, request_id: 7, response_to: 0, opcode };
-        let said = answer(header(OpCode::Msg), "why").unwrap();
-        let said = OpMsg::parse(&said).unwrap();
-        assert_eq!((said.header.response_to, said.body().get_str("errmsg").unwrap()), (7, "why"));
-        let said = answer(header(OpCode::Query), "why").unwrap();
+        for (denied, code) in [(Denied::Open, 13), (Denied::Unknown, 91)] {
+            let said = answer(header(OpCode::Msg), denied).unwrap();
+            let said = OpMsg::parse(&said).unwrap();
+            assert_eq!((said.header.response_to, said.body().get_i32("code").unwrap()), (7, code));
+            assert_eq!(said.body().get_str("errmsg").unwrap(), denied.why());
+        }
+        let said = answer(header(OpCode::Query), Denied::Unknown).unwrap();
         assert_eq!(Header::of(&said).unwrap().response_to, 7);
         assert_eq!(hello::rewrite_reply(&said, &hello::Names::only("a:1"), hello::Asked::Members), Ok(None));
-        assert_eq!(answer(header(OpCode::Compressed), "why"), None);
+        assert_eq!(answer(header(OpCode::Compressed), Denied::Open), None);
     }
 }

@@ -15,6 +15,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering},
 };
 
+use bson::oid::ObjectId;
 use tokio::sync::Notify;
 use wire::{FRAME_BYTES_MAX, hello::Facts};
 
@@ -42,6 +43,8 @@ pub(crate) struct Conversation {
     document_bytes_max: AtomicUsize,
     /// The newest protocol that the server speaks; -1: it has not told yet.
     wire_version: AtomicI32,
+    /// The process that it is, if it has told.
+    process: Mutex<Option<ObjectId>>,
 }
 
 impl Conversation {
@@ -54,6 +57,7 @@ impl Conversation {
             frame_bytes_max: AtomicUsize::new(FRAME_BYTES_MAX),
             document_bytes_max: AtomicUsize::new(capture::DOCUMENT_BYTES_MAX),
             wire_version: AtomicI32::new(-1),
+            process: Mutex::new(None),
         }
     }
 
@@ -74,8 +78,15 @@ impl Conversation {
         Some(self.wire_version.load(Ordering::Relaxed)).filter(|version| *version >= 0)
     }
 
+    fn process(&self) -> Option<ObjectId> {
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the server has told of itself.
     fn learn(&self, facts: &Facts) {
+        if facts.process.is_some() {
+            *self.process.lock().unwrap_or_else(PoisonError::into_inner) = facts.process;
+        }
         if let Some(bytes) = facts.frame_bytes_max.filter(|bytes| *bytes > HELLO_BYTES_MAX) {
             self.frame_bytes_max.store(bytes, Ordering::Relaxed);
         }

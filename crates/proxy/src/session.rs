@@ -25,6 +25,7 @@ use crate::{
     gate::Gate,
     held::Held,
     limits::Limits,
+    line::Line,
     members::{self, Dialled},
     metrics::{Metrics, Reason},
     rarely::Rarely,
@@ -134,18 +135,18 @@ impl Shared {
         }
     }
 
-    /// The client, unless it must stay outside: then it is told why. Called when its connection to mongod stands, so that
-    /// what is known is of that mongod, or older.
+    /// The client, unless it must stay outside: then it is told why. Called when its connection to mongod stands; whether
+    /// that is with the mongod that was asked, its first command waits to know.
     async fn let_in(&self, mut client: Stream, guest: Guest) -> Option<Stream> {
         let Some(gate) = &self.gate else { return Some(client) };
         let passed = select! {
             passed = gate.pass() => passed,
             () = self.drain.cancelled() => return None,
         };
-        let Err(why) = passed else { return Some(client) };
-        self.turn_away(guest, Reason::Unguarded, why);
+        let Err(denied) = passed else { return Some(client) };
+        self.turn_away(guest, Reason::Unguarded, denied.why());
         let told = async {
-            let told = timeout(TELL_MAX, refusal::tell(&mut client, why)).await;
+            let told = timeout(TELL_MAX, refusal::tell(&mut client, denied)).await;
             debug!(?told, "the client was told why");
             timeout(CLOSE_MAX, linger(&mut client)).await
         };
@@ -184,13 +185,6 @@ impl Shared {
         let dialled = Dialled { address: client.local_addr()?.map(canonical), host: client.asked_for() };
         let names = members::names(&self.config, &dialled);
         let met = |facts: &Facts| self.met(facts);
-        let nameless = self.config.upstream.tls.as_ref().is_some_and(|tls| !tls.shows_certificate());
-        let unheard = || {
-            // Without a certificate that it wants, mongod closes after the handshake, and says so to its own log only.
-            if nameless {
-                self.nameless.began(&"closed without an answer", NO_CERTIFICATE);
-            }
-        };
         let turn_away = |reason: Reason, what: &str| self.turn_away(guest, reason, what);
         let may_be_tls = !matches!(client, Stream::Tls(_));
         let (client_in, client_out) = client.into_split();
@@ -203,6 +197,7 @@ impl Shared {
             client: Source::new(client_in, self.metrics.bytes_to_server.clone(), limits),
             upstream: upstream_out,
             conversation: &conversation,
+            gate: self.gate.as_ref(),
             watching: watcher.map(|watcher| Watching { watcher, session: watcher.session(upstream.via) }),
             held: &self.held,
             metrics: &self.metrics,
@@ -220,7 +215,7 @@ impl Shared {
             names: &names,
             met: &met,
             heard: false,
-            unheard: &unheard,
+            mute: false,
             metrics: &self.metrics,
             unreadable: &self.unreadable,
         };
@@ -243,6 +238,9 @@ impl Shared {
             nothing.for_each(|captured| watcher.did_nothing(captured));
             writes.unseen.into_iter().for_each(|captured| watcher.orphaned(captured, lost));
         }
+        if replies.mute {
+            self.wants_certificates().await;
+        }
         // TLS says good-bye, for which a client that does not read has no room.
         if timeout(CLOSE_MAX, replies.client.close()).await.unwrap_or(false) {
             select! {
@@ -251,6 +249,24 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// mongod has closed before it answered anything. Without a certificate that it wants, it does so after the handshake,
+    /// and says it to its own log only; but it also does when it goes, or cannot read the client's first bytes. So it is
+    /// asked something that it answers to everybody.
+    async fn wants_certificates(&self) {
+        let nameless = self.config.upstream.tls.as_ref().is_some_and(|tls| !tls.shows_certificate());
+        if !nameless {
+            return;
+        }
+        let asked = async { Line::open(&self.config.upstream).await.ok()?.process().await.err() };
+        let closed = select! {
+            error = asked => error.filter(|error| error.kind() != io::ErrorKind::TimedOut),
+            () = self.drain.cancelled() => None,
+        };
+        if let Some(error) = closed {
+            self.nameless.began(&error, NO_CERTIFICATE);
+        }
     }
 
     /// Waits for as much as it takes to tell; what was read stays there.

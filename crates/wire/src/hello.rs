@@ -11,6 +11,7 @@
 //!
 //! Not here: which member is behind which listener (`proxy`).
 
+use bson::oid::ObjectId;
 use bson::raw::{RawBsonRef, RawDocument};
 
 use crate::{
@@ -188,6 +189,8 @@ pub struct Facts {
     pub wire_version: Option<i32>,
     /// The member that answers, as its set's configuration names it.
     pub me: Option<Address>,
+    /// The process that answers (`topologyVersion.processId`).
+    pub process: Option<ObjectId>,
     /// Another reply follows without being asked for.
     pub more_to_come: bool,
 }
@@ -214,6 +217,7 @@ fn read_facts(reply: &[u8]) -> Option<Facts> {
         document_bytes_max: bytes("maxBsonObjectSize"),
         wire_version: body.get_i32("maxWireVersion").ok(),
         me: body.get_str("me").ok().and_then(Address::parse),
+        process: body.get_document("topologyVersion").and_then(|it| it.get_object_id("processId")).ok(),
         more_to_come,
     })
 }

@@ -45,8 +45,8 @@ pub(crate) struct Replies<'a, R, W> {
     pub(crate) met: &'a (dyn Fn(&Facts) + Sync),
     /// A reply has come.
     pub(crate) heard: bool,
-    /// Told when mongod closes before it has answered anything.
-    pub(crate) unheard: &'a (dyn Fn() + Sync),
+    /// mongod has closed before it has answered anything.
+    pub(crate) mute: bool,
     pub(crate) metrics: &'a Metrics,
     /// Log lines about hello replies that cannot be read.
     pub(crate) unreadable: &'a Rarely,
@@ -229,13 +229,6 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
         }
     }
 
-    /// mongod has closed: without a word?
-    fn mute(&self) {
-        if !self.heard && !self.conversation.outstanding().is_empty() {
-            (self.unheard)();
-        }
-    }
-
     /// Takes off what the reply has ended; the write that it answers.
     fn settle(&self, reply: Reply) -> Option<Captured> {
         let settled = self.conversation.outstanding().settle(&reply.header, reply.more_to_come);
@@ -330,18 +323,16 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Replies<'_, R, W> {
         self.more(filled)
     }
 
-    fn more(&self, filled: io::Result<Filled>) -> Result<(), End> {
+    fn more(&mut self, filled: io::Result<Filled>) -> Result<(), End> {
+        let has_closed = !matches!(filled, Ok(Filled::More));
+        self.mute = has_closed && !self.heard && !self.conversation.outstanding().is_empty();
         match filled {
             Ok(Filled::More) => Ok(()),
-            Ok(Filled::End) => {
-                self.mute();
-                Err(End(Lost::ServerClosed))
-            }
+            Ok(Filled::End) => Err(End(Lost::ServerClosed)),
             // Closing over what it has not read, as our own fence behind what it cannot read.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(End(Lost::ServerClosed)),
             Err(error) => {
                 debug!(%error, "mongod's side broke");
-                self.mute();
                 Err(End(Lost::Broken))
             }
         }
@@ -386,8 +377,13 @@ fn more_inside(frame: &[u8]) -> bool {
     inner.and_then(|inner| OpMsg::parse(&inner).ok().map(|msg| msg.flags.more_to_come())).unwrap_or(false)
 }
 
-/// Whether a whole reply is the error that nobody is logged in who had to be.
+/// Whether a whole reply is the error that nobody is logged in who had to be. Servers before 6.0 answer with the same
+/// code where several users are logged in on one connection ("too many users are authenticated"): those may write.
 fn says_unauthorized(reply: &[u8]) -> bool {
     const UNAUTHORIZED: i32 = 13;
-    OpMsg::parse(reply).is_ok_and(|reply| reply.body().get_i32("code").is_ok_and(|code| code == UNAUTHORIZED))
+    OpMsg::parse(reply).is_ok_and(|reply| {
+        let is = |code| code == UNAUTHORIZED;
+        let says = |text: &str| text.contains("requires authentication");
+        reply.body().get_i32("code").is_ok_and(is) && reply.body().get_str("errmsg").is_ok_and(says)
+    })
 }

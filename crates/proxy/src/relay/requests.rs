@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     bypass::Passing,
+    gate::{Denied, Gate},
     held::{Held, Room},
     metrics::{Metrics, Reason},
     outstanding::ReplyTo,
@@ -41,6 +42,8 @@ pub(crate) struct Requests<'a, R, W> {
     pub(crate) client: Source<R>,
     pub(crate) upstream: W,
     pub(crate) conversation: &'a Conversation,
+    /// Until the session is known to be with a mongod that keeps strangers out, where that matters.
+    pub(crate) gate: Option<&'a Gate>,
     pub(crate) watching: Option<Watching<'a>>,
     pub(crate) held: &'a Held,
     pub(crate) metrics: &'a Metrics,
@@ -88,6 +91,8 @@ enum End {
     Idle,
     /// The client writes as only servers before 6.0 let it.
     Old,
+    /// Nobody knows that this mongod keeps strangers out.
+    Denied(Denied),
     /// mongod takes no more.
     Upstream,
     /// The proxy is stopping.
@@ -112,10 +117,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             End::Late | End::Stalled => self.metrics.turned_away(Reason::Stalled),
             End::Idle => self.metrics.turned_away(Reason::Idle),
             End::Old => (self.turn_away)(Reason::OldWrite, OLD_WRITE),
+            End::Denied(denied) => (self.turn_away)(Reason::Unguarded, denied.why()),
             _ => {}
         }
         match end {
-            End::Client | End::Old => {
+            End::Client | End::Old | End::Denied(_) => {
                 // mongod would stop looking for readers, never for writers; all the same nothing of ours tells it to
                 // stop before the write's reply is here.
                 self.writes_ended().await;
@@ -139,6 +145,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
     async fn forward_one(&mut self) -> Result<(), End> {
         let request = self.next_request().await?;
         self.wait_for_turn(request).await?;
+        self.wait_for_gate(request).await?;
         self.forward(request).await.map_err(|end| match end {
             End::Client => End::Midway,
             End::Late => End::Stalled,
@@ -197,12 +204,37 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
         if self.watching.is_none() {
             return Ok(());
         }
+        match self.server_version().await? {
+            Some(version) if version >= OLDEST_WIRE_VERSION => Ok(()),
+            _ => Err(End::Old),
+        }
+    }
+
+    /// Returns when this session is with a mongod that keeps strangers out, where that matters. A hello passes, since it
+    /// tells which one this is.
+    async fn wait_for_gate(&mut self, request: Request) -> Result<(), End> {
+        let Some(gate) = self.gate.filter(|_| !matches!(request.way, Way::Hello)) else { return Ok(()) };
+        // A hello of the client's is under way: its reply tells.
+        while self.conversation.wire_version().is_none() && self.conversation.outstanding().may_wait_long() {
+            select! {
+                () = self.conversation.replied.notified() => {}
+                () = self.drain.cancelled() => return Err(End::Drained),
+            }
+        }
+        self.server_version().await?.ok_or(End::Denied(Denied::Unknown))?;
+        gate.pass_to(self.conversation.process()).await.map_err(End::Denied)?;
+        self.gate = None;
+        Ok(())
+    }
+
+    /// What the server says of itself in a hello's reply, the client's or one of our own: the newest protocol that it
+    /// speaks. `None`: it is in the middle of a stream, and cannot be asked.
+    async fn server_version(&mut self) -> Result<Option<i32>, End> {
         let mut asked = false;
         loop {
             match self.conversation.wire_version() {
-                Some(version) if version >= OLDEST_WIRE_VERSION => return Ok(()),
-                Some(_) => return Err(End::Old),
-                None if self.conversation.outstanding().may_wait_long() => return Err(End::Old),
+                Some(version) => return Ok(Some(version)),
+                None if self.conversation.outstanding().may_wait_long() => return Ok(None),
                 None if !asked => {
                     asked = true;
                     self.conversation.outstanding().request(FENCE_ID, ReplyTo::Facts, false);
@@ -305,6 +337,12 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
             _ if captured.expects_reply() => outstanding.write(request.id, captured),
             _ => outstanding.silent_write(request.id, captured),
         }
+    }
+
+    /// The same for one that nobody has looked into: it may be anything, a login too.
+    fn register_unseen(&self, request: Request, captured: Captured) {
+        self.register(request, captured);
+        self.conversation.outstanding().silent();
     }
 
     /// Before a captured write that gets no reply: a stranger's is dropped by mongod without a word, and must not make us

@@ -150,7 +150,7 @@ async fn no_write_and_no_fence_is_sent_into_a_stream() {
 #[tokio::test]
 async fn a_stranger_makes_nothing_dirty() {
     let mut stage = capturing(|_| {}).await;
-    let unauthorized = rawdoc! { "ok": 0.0, "errmsg": "no", "code": 13, "codeName": "Unauthorized" };
+    let unauthorized = refused("command refreshSessions requires authentication");
     let silent = |body: &bson::RawDocument| request_with(body, Flags::MORE_TO_COME);
     let writes = [
         silent(&update()),
@@ -189,12 +189,33 @@ async fn a_stranger_makes_nothing_dirty() {
     assert!(stage.capture().take_missed().is_empty() && !stage.has_orphan());
 }
 
+/// 13, Unauthorized, as `refreshSessions` is answered.
+fn refused(why: &str) -> bson::RawDocumentBuf {
+    rawdoc! { "ok": 0.0, "errmsg": why, "code": 13, "codeName": "Unauthorized" }
+}
+
+/// Servers before 6.0 let several users log in on one connection, and refuse it their `refreshSessions`.
+#[tokio::test]
+async fn several_users_are_no_strangers() {
+    let stage = capturing(|_| {}).await;
+    let (mut client, mut peer) = stage.connect().await;
+    let silent = request_with(&update(), Flags::MORE_TO_COME);
+    client.send(&silent).await;
+    for gets in [&silent[..], &[]] {
+        let fence = peer.fence().await;
+        peer.send(&reply(&fence, &refused("too many users are authenticated"))).await;
+        peer.gets(gets).await;
+    }
+    stage.records_reach(2).await;
+    assert_eq!(stage.kinds(), ["mark", "entry"]);
+}
+
 /// What comes in between may have been a login, or the end of one.
 #[tokio::test]
 async fn whoever_may_have_logged_in_is_no_stranger() {
     let stage = capturing(|_| {}).await;
     let (mut client, mut peer) = stage.connect().await;
-    let unauthorized = rawdoc! { "ok": 0.0, "errmsg": "no", "code": 13, "codeName": "Unauthorized" };
+    let unauthorized = refused("command refreshSessions requires authentication");
     let login = rawdoc! { "saslContinue": 1, "payload": "", "conversationId": 1, "$db": "admin" };
     let silent = request_with(&update(), Flags::MORE_TO_COME);
     client.send(&silent).await;

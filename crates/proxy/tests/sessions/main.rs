@@ -6,6 +6,7 @@ mod capturing;
 mod ending;
 mod forwarding;
 mod full;
+mod gate;
 mod handshakes;
 mod limits;
 mod old;

@@ -219,7 +219,10 @@ fn what_a_hello_asks_for() {
 #[test]
 fn what_a_reply_tells() {
     let facts_of = |reply: &[u8]| {
-        let Facts { frame_bytes_max, document_bytes_max, wire_version, me, more_to_come } = facts(reply);
+        let Facts { frame_bytes_max, document_bytes_max, wire_version, me, process, more_to_come } =
+            facts(reply);
+        //= topologyVersion{processId} in every hello reply (wire-facts.md 2.1)
+        assert_eq!(process.is_some(), wire_version.is_some());
         ((frame_bytes_max, document_bytes_max, wire_version), me.is_some(), more_to_come)
     };
     //= maxMessageSizeBytes, maxBsonObjectSize, maxWireVersion of 6.0.5 (wire-facts.md 1.3)

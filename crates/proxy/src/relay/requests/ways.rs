@@ -229,7 +229,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Requests<'_, R, W> {
                 sent -= skip;
                 let is_last = self.client.frames.remaining() == 0;
                 if let Some(captured) = self.unsent.take_if(|_| is_last) {
-                    self.register(request, captured);
+                    self.register_unseen(request, captured);
                 }
                 self.send(&part[skip..]).await?;
                 if is_last {
