@@ -15,7 +15,7 @@ use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria};
 use mongodb::{Client, Collection};
 use testkit::{Builder, Dualsync, Mongod, ReplicaSet, compare, wait_for};
 
-use crate::bad_input::raw::{Socket, must};
+use crate::bad_input::raw::{self, Socket, must};
 use crate::support::{BIN, DRAIN_MAX, Source, Stage};
 
 /// A replica set of three with a listener before some of its members, and a target.
@@ -108,7 +108,25 @@ async fn three_members_behind_three_listeners() -> Result<()> {
         let expected = if listener == primary { (None, Some(-1)) } else { (Some(10107), Some(10107)) };
         ensure!((through, past) == expected, "{listener}: {through:?}, directly {past:?}");
     }
+    silent_writes_on_a_secondary(&trio).await?;
     trio.assert_equal().await
+}
+
+/// wire-facts 3: `w: 0` on a member that is not primary closes the connection, and nothing is written.
+async fn silent_writes_on_a_secondary(trio: &Trio) -> Result<()> {
+    let primary = trio.set.primary().await?;
+    let secondary = (primary + 1) % trio.set.members().len();
+    let command =
+        rawdoc! {"insert": "direct", "documents": [{"_id": 7}], "writeConcern": {"w": 0}, "$db": "trio"};
+    let silent = raw::op_msg(raw::MORE_TO_COME, &raw::body(&command));
+    let ping = raw::op_msg(0, &raw::body(&rawdoc! {"ping": 1, "$db": "admin"}));
+    let bytes = [&ping[..], &silent, &ping].concat();
+    let past = raw::answer(&trio.set.members()[secondary].address(), &bytes).await?;
+    let through = raw::answer(&trio.dualsync.listeners()[secondary], &bytes).await?;
+    ensure!(through == past, "{through:?}, directly {past:?}");
+    let direct = trio.set.client().await?.database("trio").collection::<Document>("direct");
+    ensure!(direct.find_one(doc! {"_id": 7}).await?.is_none(), "it was written");
+    Ok(())
 }
 
 /// wire-facts 2.3: clients would go to it directly.
@@ -270,7 +288,34 @@ async fn every_compressor_is_used_and_read() -> Result<()> {
         println!("{compressor}: {grown:?} bytes in replies, and in requests when packed");
         ensure!(grown[0] > 1_000_000 && grown[1] > 1_000, "{compressor} was not used: {grown:?}");
     }
+    a_packed_stream(&stage).await?;
     stage.assert_equal().await?;
     stage.assert_followed().await?;
+    Ok(())
+}
+
+/// wire-facts 3: an exhaust cursor's replies come without being asked for; compressed, they tell inside only whether
+/// another one follows. A write behind them waits for the last one.
+async fn a_packed_stream(stage: &Stage) -> Result<()> {
+    let mut socket = Socket::connect(&stage.dualsync.proxy_address()).await?;
+    let find = rawdoc! {"find": "zlib", "batchSize": 10, "$db": "packed"};
+    let first = socket.ask(&find).await?;
+    let id = first.get_document("cursor")?.get_i64("id")?;
+    let more = rawdoc! {"getMore": id, "collection": "zlib", "batchSize": 10, "$db": "packed"};
+    let more = raw::compressed(&raw::op_msg(raw::EXHAUST_ALLOWED, &raw::body(&more)));
+    let insert = rawdoc! {"insert": "zlib", "documents": [{"_id": 2000}], "$db": "packed"};
+    socket.send(&[more, raw::compressed(&raw::op_msg(0, &raw::body(&insert)))].concat()).await?;
+    let mut batches = 0;
+    loop {
+        let frame = socket.reply_frame(DRAIN_MAX).await?;
+        ensure!(frame[12..16] == raw::OP_COMPRESSED.to_le_bytes(), "not compressed");
+        batches += 1;
+        let inside = raw::inside(frame)?;
+        if inside[16] & 2 == 0 {
+            break;
+        }
+    }
+    ensure!(batches >= 19, "{batches} batches");
+    ensure!(socket.reply(DRAIN_MAX).await?.get_i32("n")? == 1, "the write behind the stream");
     Ok(())
 }

@@ -35,6 +35,8 @@ pub(crate) enum Job {
     Packed,
     /// Ends a transaction.
     End(End),
+    /// Changes what is not replicated: its name is counted once it has done so.
+    NotReplicated(String),
 }
 
 /// Which `ok: 0` replies say that a command which is followed by namespace did nothing (`wire-facts.md` 5.3).
@@ -90,7 +92,9 @@ impl Job {
             }
             Job::Coarse { refusals: Refusals::Shape, .. } => self.all(Doubt::Shape),
             Job::Coarse { .. } => self.all(Doubt::Coarse),
-            Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => Verdict::default(),
+            Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) | Job::NotReplicated(_) => {
+                Verdict::default()
+            }
         };
         //= retriedStmtIds, and retriedStmtId of findAndModify: answered before (wire-facts.md section 6)
         let retried = array(body, "retriedStmtIds").is_some_and(|ids| !ids.is_empty())
@@ -129,7 +133,9 @@ impl Job {
             Job::FindAndModify { ns, find } => vec![target(ns, &find.statement)],
             Job::Bulk(bulk) => bulk.captured().map(|(ns, each)| target(ns, each)).collect(),
             Job::Coarse { targets, .. } => targets.clone(),
-            Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => Vec::new(),
+            Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) | Job::NotReplicated(_) => {
+                Vec::new()
+            }
         }
     }
 
@@ -138,9 +144,7 @@ impl Job {
             Job::Batch(batch) => batch.kind,
             Job::FindAndModify { .. } => Kind::FindAndModify,
             Job::Bulk(_) => Kind::BulkWrite,
-            Job::Coarse { .. } | Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::End(_) => {
-                Kind::Coarse
-            }
+            _ => Kind::Coarse,
         }
     }
 
@@ -180,7 +184,7 @@ impl Job {
                 Refusals::Shape => ABSENT.contains(&code) || OF_SHAPE.contains(&code) || of_request,
             },
             Job::Unreadable | Job::Packed => UNREADABLE.contains(&code),
-            Job::End(_) => false,
+            Job::End(_) | Job::NotReplicated(_) => false,
         }
     }
 }

@@ -105,10 +105,10 @@ impl Session {
         let job = match command {
             Command::Reads => return None,
             Command::NotReplicated => {
-                if self.captures_some_of(db) {
-                    self.capture.counting.not_replicated.add(name);
+                if !self.captures_some_of(db) {
+                    return None;
                 }
-                return None;
+                Job::NotReplicated(name.to_owned())
             }
             Command::Unknown => {
                 if self.captures_some_of(db) {

@@ -151,7 +151,7 @@ impl Write {
     pub fn mark(&mut self, at_ms: u64) -> Option<Vec<u8>> {
         self.marked_ms = at_ms;
         match self.job {
-            Job::End(_) | Job::Anywhere(_) | Job::Unreadable | Job::Packed => None,
+            Job::End(_) | Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::NotReplicated(_) => None,
             _ => Some(self.mark_record().encode()),
         }
     }
@@ -206,6 +206,9 @@ impl Write {
         if self.job.wrote_anywhere(body) {
             self.missed_everything(at_ms);
         }
+        if body.is_some_and(|body| flag(body, "ok")) {
+            self.count_not_replicated();
+        }
         self.end(verdict, body, at_ms)
     }
 
@@ -215,6 +218,7 @@ impl Write {
         if let Job::Anywhere(_) | Job::Packed = self.job {
             self.missed_everything(at_ms);
         }
+        self.count_not_replicated();
         let verdict = self.job.all(Doubt::Unacknowledged);
         self.end(verdict, None, at_ms)
     }
@@ -235,6 +239,10 @@ impl Write {
                 None
             }
             (Job::Unreadable, _) => None,
+            (Job::NotReplicated(_), _) => {
+                self.count_not_replicated();
+                None
+            }
             //= what it cannot inflate: the server closes without a reply, nothing is run (wire-facts.md 1.4)
             (Job::Packed, _) if lost == Lost::ServerClosed => None,
             (Job::Anywhere(_) | Job::Packed, _) => {
@@ -257,6 +265,12 @@ impl Write {
             self.capture.transactions.strayed_anywhere(at_ms);
         }
         self.capture.missed_everything();
+    }
+
+    fn count_not_replicated(&self) {
+        if let Job::NotReplicated(name) = &self.job {
+            self.capture.counting.not_replicated.add(name);
+        }
     }
 
     fn mark_record(&self) -> Mark {

@@ -77,8 +77,8 @@ fn what_is_not_captured() {
         with(&pipeline(rawdoc! {"$out": "b"}), &rawdoc! {"explain": true}),
         rawdoc! {"aggregate": 1, "pipeline": [], "cursor": {}},
         rawdoc! {"mapReduce": "items", "out": {"inline": 1}},
-        rawdoc! {"createSearchIndexes": "items", "indexes": []},
-        rawdoc! {"createUser": "u", "$db": "admin"},
+        rawdoc! {"createSearchIndexes": "items", "indexes": [], "$db": "other"},
+        rawdoc! {"inventNew": 1, "$db": "admin"},
         rawdoc! {"inventNew": 1, "$db": "other"},
         rawdoc! {"validate": "items"},
         rawdoc! {"getMore": 5_i64, "collection": "items"},
@@ -88,10 +88,22 @@ fn what_is_not_captured() {
         assert!(session.request(&request(&body)).is_none(), "{body:?}");
     }
     let counters = capture.counters();
-    assert_eq!(counters.not_replicated.get("createSearchIndexes"), Some(&1));
-    assert_eq!(counters.not_replicated.get("createUser"), Some(&1));
+    assert!(counters.not_replicated.is_empty());
     assert_eq!(counters.unknown.get("inventNew"), Some(&1));
     assert!(counters.excluded >= 5, "{counters:?}");
+    assert!(capture.take_missed().is_empty());
+    // What changes anything but documents is counted when it has.
+    let user = request(&rawdoc! {"createUser": "u", "$db": "admin"});
+    let refused = reply(&rawdoc! {"ok": 0.0, "code": 13, "errmsg": "no"});
+    for (answer, counted) in [(refused, None), (reply(&rawdoc! {"ok": 1.0}), Some(&1))] {
+        let mut write = session.request(&user).unwrap();
+        assert_eq!(write.mark(NOW), None);
+        assert!(write.outcome(&answer, NOW).appends.is_empty());
+        assert_eq!(capture.counters().not_replicated.get("createUser"), counted);
+    }
+    assert!(session.request(&user).unwrap().never_sent(NOW).appends.is_empty());
+    assert!(session.request(&user).unwrap().unacknowledged(NOW).appends.is_empty());
+    assert_eq!(capture.counters().not_replicated.get("createUser"), Some(&2));
     assert!(capture.take_missed().is_empty());
     // Only the captured side of a rename counts.
     let rename = rawdoc! {"renameCollection": "shop.a", "to": "other.b", "$db": "admin"};

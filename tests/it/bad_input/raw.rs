@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bson::raw::{RawDocument, RawDocumentBuf};
 use bson::{Bson, Document};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +14,8 @@ use tokio::time::timeout;
 pub const CHECKSUM_PRESENT: u32 = 1;
 /// OP_MSG: no reply is wanted.
 pub const MORE_TO_COME: u32 = 1 << 1;
+/// OP_MSG: a stream of replies is taken.
+pub const EXHAUST_ALLOWED: u32 = 1 << 16;
 /// The request id of every frame made here.
 pub const REQUEST_ID: i32 = 7;
 
@@ -39,13 +41,7 @@ impl Socket {
     /// The body of the next reply, which is an OP_MSG or one that is compressed with zstd.
     pub async fn reply(&mut self, limit: Duration) -> Result<Document> {
         let frame = self.reply_frame(limit).await?;
-        let inner = if frame[12..16] == OP_COMPRESSED.to_le_bytes() {
-            ensure!(frame[24] == 3, "not zstd");
-            [&[0; 16], zstd::bulk::decompress(&frame[25..], FRAME_BYTES_MAX)?.as_slice()].concat()
-        } else {
-            frame
-        };
-        Ok(RawDocument::from_bytes(&inner[21..])?.try_into()?)
+        Ok(RawDocument::from_bytes(&inside(frame)?[21..])?.try_into()?)
     }
 
     /// The next reply as it comes.
@@ -68,6 +64,20 @@ impl Socket {
         let _ = timeout(ANSWER_MAX, read).await.context("the connection stays open")?;
         Ok(Answer::read(&bytes))
     }
+}
+
+/// The whole frame, inflated if it is compressed with zlib or zstd.
+pub fn inside(frame: Vec<u8>) -> Result<Vec<u8>> {
+    if frame[12..16] != OP_COMPRESSED.to_le_bytes() {
+        return Ok(frame);
+    }
+    let mut inner = [&frame[..12], &frame[16..20]].concat();
+    match frame[24] {
+        2 => std::io::copy(&mut flate2::read::ZlibDecoder::new(&frame[25..]), &mut inner).map(drop)?,
+        3 => inner.extend(zstd::bulk::decompress(&frame[25..], FRAME_BYTES_MAX)?),
+        other => bail!("compressor {other}"),
+    }
+    Ok(inner)
 }
 
 /// All that came back on a connection until it was closed, without what differs from one run to the next.
@@ -103,13 +113,16 @@ impl Answer {
     }
 }
 
-/// The first reply of a stream, and the bytes behind it.
+/// The first reply of a stream, and the bytes behind it. Whether it is compressed is no part of it: that to an insert that
+/// got an `_id` on the way is not, and drivers read either (`docs/transparency.md`).
 fn split(bytes: &[u8]) -> Option<(Reply, &[u8])> {
-    let number = |at: usize| Some(i32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
-    let (length, to, opcode) = (usize::try_from(number(0)?).ok()?, number(8)?, number(12)?);
+    let length = usize::try_from(i32::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+    let frame = inside(bytes.get(..length).filter(|frame| frame.len() >= 16)?.to_vec()).ok()?;
+    let number = |at: usize| Some(i32::from_le_bytes(*frame.get(at..)?.first_chunk()?));
+    let (to, opcode) = (number(8)?, number(12)?);
     let at = if opcode == OP_REPLY { 36 } else { 21 };
     // Not what may stand behind it: a checksum is another one for every request id.
-    let body = bytes.get(..length)?.get(at..at + usize::try_from(number(at)?).ok()?)?;
+    let body = frame.get(at..at + usize::try_from(number(at)?).ok()?)?;
     let document = RawDocument::from_bytes(body).and_then(Document::try_from);
     let lasting = |name: &str| !OF_THE_MOMENT.contains(&name);
     let body = match document {
@@ -148,6 +161,27 @@ pub fn compressed(frame: &[u8]) -> Vec<u8> {
     self::frame(OP_COMPRESSED, &[&head[12..], &as_i32(bytes.len()).to_le_bytes(), &[2], &zlib].concat())
 }
 
+/// OP_COMPRESSED that says what it is told.
+pub fn packed(compressor: u8, opcode: i32, length: i32, payload: &[u8]) -> Vec<u8> {
+    frame(OP_COMPRESSED, &[&opcode.to_le_bytes(), &length.to_le_bytes()[..], &[compressor], payload].concat())
+}
+
+/// An OP_MSG with its checksum.
+pub fn checksummed(message: &[u8]) -> Vec<u8> {
+    let mut out = message.to_vec();
+    out[..4].copy_from_slice(&as_i32(message.len() + 4).to_le_bytes());
+    out[16] |= 1;
+    let checksum = crc32c(&out);
+    out.extend_from_slice(&checksum.to_le_bytes());
+    out
+}
+
+/// CRC-32C, bit by bit (`wire-facts.md` 1.2).
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
 /// A kind 0 section.
 pub fn body(document: &RawDocument) -> Vec<u8> {
     [&[0], document.as_bytes()].concat()
@@ -181,9 +215,11 @@ pub async fn must(socket: &mut Socket, command: &RawDocument) -> Result<Document
 }
 
 pub const OP_MSG: i32 = 2013;
+pub const OP_QUERY: i32 = 2004;
 pub const OP_COMPRESSED: i32 = 2012;
 const OP_REPLY: i32 = 1;
 const FRAME_BYTES_MAX: usize = 48_000_000;
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-const OF_THE_MOMENT: [&str; 5] =
-    ["localTime", "connectionId", "topologyVersion", "operationTime", "$clusterTime"];
+/// `id` is that of the process, in the answer to `_isSelf`.
+const OF_THE_MOMENT: [&str; 6] =
+    ["localTime", "connectionId", "topologyVersion", "operationTime", "$clusterTime", "id"];
