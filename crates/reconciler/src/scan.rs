@@ -53,8 +53,11 @@ pub(crate) enum Interrupt {
 }
 
 impl From<NotNow> for Interrupt {
-    fn from(_: NotNow) -> Interrupt {
-        Interrupt::Worker
+    fn from(reason: NotNow) -> Interrupt {
+        match reason {
+            NotNow::Away => Interrupt::Worker,
+            NotNow::Forbidden(error) => Interrupt::Away(error),
+        }
     }
 }
 
@@ -330,7 +333,7 @@ impl Scanner<'_> {
             let mut tries = 0;
             let handed = loop {
                 match self.shared.hand_over(ns, keys.to_vec()).await {
-                    Err(NotNow) if tries < TRIES_MAX => {
+                    Err(NotNow::Away) if tries < TRIES_MAX => {
                         tries += 1;
                         tokio::time::sleep(RETRY_WAIT * tries).await;
                     }

@@ -42,8 +42,11 @@ impl From<ServerError> for Trouble {
 }
 
 impl From<NotNow> for Trouble {
-    fn from(_: NotNow) -> Trouble {
-        Trouble::Worker
+    fn from(reason: NotNow) -> Trouble {
+        match reason {
+            NotNow::Away => Trouble::Worker,
+            NotNow::Forbidden(error) => Trouble::Server(error),
+        }
     }
 }
 

@@ -7,14 +7,21 @@
 use record::{Key, Namespace};
 use tokio::sync::oneshot;
 
+use crate::error::ServerError;
 use crate::plan::Scan;
 use crate::shared::Shared;
 use crate::state::Cause;
 
-/// The worker could not do it now: a server is away, or it has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the worker could not do it now")]
-pub struct NotNow;
+/// Why the worker has not done it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NotNow {
+    /// A server is away, or the worker has ended.
+    #[error("the worker could not do it now")]
+    Away,
+    /// A right is missing, of this namespace as far as anybody knows: others may go on.
+    #[error("a right is missing: {0}")]
+    Forbidden(ServerError),
+}
 
 /// What became of keys that were handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +52,16 @@ pub enum Made {
     Refused(String),
 }
 
+/// To whom it is told; the error: a right is missing.
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, ServerError>>;
+
 pub(crate) enum Ask {
-    Expand(oneshot::Sender<()>),
-    Begin(Namespace, oneshot::Sender<Option<(Scan, Cause)>>),
-    Converge(Namespace, Vec<Key>, oneshot::Sender<Handed>),
-    Drop(Namespace, oneshot::Sender<bool>),
-    MakeAnew(Namespace, Documents, oneshot::Sender<Made>),
-    End(Namespace, Scan, Option<String>, oneshot::Sender<bool>),
+    Expand(Answer<()>),
+    Begin(Namespace, Answer<Option<(Scan, Cause)>>),
+    Converge(Namespace, Vec<Key>, Answer<Handed>),
+    Drop(Namespace, Answer<bool>),
+    MakeAnew(Namespace, Documents, Answer<Made>),
+    End(Namespace, Scan, Option<String>, Answer<bool>),
 }
 
 impl Shared {

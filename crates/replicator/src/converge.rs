@@ -1,17 +1,15 @@
 //! Makes the target's documents equal to the source's, whatever they were.
 //!
-//! - candidates: the keys, and the target's documents that a predicate matches
+//! - candidates: the keys, and the target's documents that a predicate matches (`find.rs`)
 //! - keys are read from the source and written to the target in one step; steps go side by side, since they have no key
 //!   in common; in each of them deletes go before replacements
 //! - a unique index in the way: when all steps have ended, holders are converged too (`collide.rs`)
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
 
 use bson::raw::{RawArrayBuf, RawDocumentBuf};
 use bson::{cstr, rawdoc};
-use record::{Key, Namespace, Predicate, Raw};
-use tracing::warn;
+use record::{Key, Namespace};
 
 use crate::error::{Class, ServerError};
 use crate::execute::{Executor, Stall, together};
@@ -19,17 +17,12 @@ use crate::plan::Converge;
 use crate::replay::replacement;
 use crate::shared::{Way, now_ms};
 use crate::source::Concern;
-use crate::state::Cause;
-use crate::target::{Reply, TIME_LIMIT_EXCEEDED, Validation};
+use crate::target::{Reply, Validation};
 
 /// Keys that are read and written in one step, at most and, while there are lanes for more steps, at least.
 const KEYS_PER_STEP: std::ops::RangeInclusive<usize> = 100..=1_000;
 /// Documents are written in commands of about this many bytes; one alone may be 16 MiB.
 const WRITE_BYTES_MAX: usize = 12 << 20;
-/// Predicates that one query asks for.
-const PREDICATES_PER_QUERY: usize = 200;
-/// Documents that predicates may find before the namespace is left to a full comparison: about 10 MiB of keys.
-const CANDIDATES_MAX: usize = 100_000;
 /// "Duplicate key": a unique index stands in the way.
 const DUPLICATE_KEY: i32 = 11000;
 
@@ -80,57 +73,6 @@ impl Executor {
             self.settle(ns, refused, &concern).await?;
         }
         Ok(way)
-    }
-
-    /// The keys of the target's documents that any predicate matches. `None`: the namespace has become dirty.
-    async fn candidates(&self, ns: &Namespace, predicates: &[Predicate]) -> Result<Option<Vec<Key>>, Stall> {
-        if predicates.is_empty() {
-            return Ok(Some(Vec::new()));
-        }
-        if self.no_look_up().contains(ns) {
-            self.make_dirty_by(ns, "its statements in doubt are not looked up any more", Cause::Written);
-            return Ok(None);
-        }
-        let mut groups: HashMap<(Option<&Raw>, Option<&Raw>), Vec<&Raw>> = HashMap::new();
-        for predicate in predicates {
-            let group =
-                groups.entry((predicate.collation.as_ref(), predicate.variables.as_ref())).or_default();
-            if !group.contains(&&predicate.filter) {
-                group.push(&predicate.filter);
-            }
-        }
-        let mut keys = Vec::new();
-        for ((collation, variables), filters) in groups {
-            for filters in filters.chunks(PREDICATES_PER_QUERY) {
-                let filter = any_of(filters);
-                let _lane = self.lanes.take().await?;
-                let (collation, variables) = (collation.map(|c| &c.0), variables.map(|v| &v.0));
-                let found =
-                    self.target.candidates(ns, &filter, collation, variables, CANDIDATES_MAX + 1).await;
-                let found = match found {
-                    Ok(found) => found,
-                    Err(error)
-                        if error.class == Class::Refused || error.code == Some(TIME_LIMIT_EXCEEDED) =>
-                    {
-                        warn!(%ns, %error, "target refuses a filter, the namespace needs a full comparison");
-                        self.no_look_up().insert(ns.clone());
-                        let reason =
-                            "the target refuses a filter that the source took, or takes too long over it";
-                        self.make_dirty_by(ns, reason, Cause::Written);
-                        return Ok(None);
-                    }
-                    Err(error) => return self.lanes.close(Err(Stall::Target(error))),
-                };
-                keys.extend(found.iter().filter_map(|id| Key::of(id)));
-                if keys.len() > CANDIDATES_MAX {
-                    self.no_look_up().insert(ns.clone());
-                    let reason = "a statement in doubt may have touched too many documents";
-                    self.make_dirty_by(ns, reason, Cause::Written);
-                    return Ok(None);
-                }
-            }
-        }
-        Ok(Some(keys))
     }
 
     /// Reads some keys from the source and writes them to the target; returns what that refused.
@@ -297,22 +239,4 @@ impl Executor {
         }
         Ok(refused)
     }
-
-    /// Dirty namespaces whose predicates are not looked up.
-    pub(crate) fn no_look_up(&self) -> std::sync::MutexGuard<'_, std::collections::HashSet<Namespace>> {
-        self.no_look_up.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn any_of(filters: &[&Raw]) -> RawDocumentBuf {
-    if let [one] = filters {
-        return one.0.clone();
-    }
-    let mut any = RawArrayBuf::new();
-    for filter in filters {
-        any.push(filter.0.as_ref());
-    }
-    let mut filter = RawDocumentBuf::new();
-    filter.append(cstr!("$or"), any);
-    filter
 }

@@ -54,6 +54,11 @@ impl ServerError {
         !matches!(self.class, Class::NotSent | Class::Overloaded)
     }
 
+    /// Whether a right is missing. Nothing was done.
+    pub fn is_forbidden(&self) -> bool {
+        self.code == Some(UNAUTHORIZED)
+    }
+
     /// From a reply's code.
     pub fn from_code(code: i32, message: &str) -> ServerError {
         let class = if code == TURNED_AWAY {

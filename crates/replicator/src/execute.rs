@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::warn;
 
 use crate::Pending;
-use crate::error::{Class, ServerError, UNAUTHORIZED};
+use crate::error::{Class, ServerError};
 use crate::feeds;
 use crate::meet::Followed;
 use crate::plan::{Planner, Unit, Work};
@@ -52,12 +52,17 @@ impl Stall {
         match self {
             Stall::Fenced(_) => 5,
             // A right that is missing is known to be: it must not hide what is not.
-            Stall::Target(error) if error.may_land() && error.code != Some(UNAUTHORIZED) => 4,
+            Stall::Target(error) if error.may_land() && !error.is_forbidden() => 4,
             Stall::Target(_) => 3,
             Stall::Log(_) => 2,
             Stall::Source(_) => 1,
             Stall::Beside => 0,
         }
+    }
+
+    /// Whether a right is missing: of one namespace, as far as anybody knows. Nothing of it was done.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Stall::Source(error) | Stall::Target(error) if error.is_forbidden())
     }
 }
 
@@ -82,6 +87,9 @@ pub fn worst<T>(parts: Vec<Result<T, Stall>>) -> Result<Vec<T>, Stall> {
     }
     worst.map_or(Ok(done), Err)
 }
+
+/// Why a namespace is dirty whose documents the target does not let us write.
+pub(crate) const FORBIDDEN: &str = "the target's user may not write to it";
 
 /// Both servers, and what is needed to write safely to one of them.
 pub struct Executor {
@@ -153,9 +161,10 @@ impl Lanes {
     /// After a stall nothing more is sent: those that wait for a lane give up. A right that is missing is of one
     /// namespace, and the others go on.
     pub fn close<T>(&self, result: Result<T, Stall>) -> Result<T, Stall> {
-        result.inspect_err(|stall| match stall {
-            Stall::Target(error) if error.code == Some(UNAUTHORIZED) => {}
-            _ => self.free.close(),
+        result.inspect_err(|stall| {
+            if !stall.is_forbidden() {
+                self.free.close();
+            }
         })
     }
 }
@@ -279,6 +288,21 @@ impl Executor {
             tally.note([unit.entry], Way::Dirty);
         }
         Ok(())
+    }
+
+    /// What is missing a right on `ns` makes that dirty, and nothing else waits for it.
+    pub(crate) fn unless_forbidden(&self, ns: &Namespace, result: Result<(), Stall>) -> Result<(), Stall> {
+        match result {
+            Err(Stall::Source(error)) if error.is_forbidden() => {
+                self.make_dirty(ns, "the local mongod does not let dualsync's user read it");
+                Ok(())
+            }
+            Err(Stall::Target(error)) if error.is_forbidden() => {
+                self.make_dirty(ns, FORBIDDEN);
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// From now on `ns` needs a full comparison, and its entries are only converged.

@@ -15,6 +15,7 @@ mod error;
 mod execute;
 mod expiry;
 mod feeds;
+mod find;
 mod indexes;
 mod joined;
 mod meet;

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::asks::Ask;
-use crate::error::{Class, UNAUTHORIZED};
+use crate::error::Class;
 use crate::execute::{Executor, Lanes, Stall, Tally, worst};
 use crate::meet::Followed;
 use crate::notes::{self, Noted, UNRECORDED};
@@ -313,8 +313,8 @@ impl Pump {
         let mut ends = Vec::new();
         for ((ns, queue), result) in queues.iter().zip(results) {
             match result {
-                Err(Stall::Target(error)) if error.code == Some(UNAUTHORIZED) && self.is_forbidden(ns) => {
-                    self.executor.make_dirty(ns, "the target's user may not write to it");
+                Err(stall) if stall.is_forbidden() && self.is_forbidden(ns) => {
+                    self.executor.unless_forbidden(ns, Err(stall))?;
                     tally.note(queue.iter().map(|unit| unit.entry), Way::Dirty);
                 }
                 other => ends.push(other),

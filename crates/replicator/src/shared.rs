@@ -8,7 +8,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
 use record::Namespace;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::asks::{Ask, NotNow};
+use crate::asks::{Answer, Ask, NotNow};
 use crate::orphans::Orphan;
 use crate::state::{Bypass, Cause, DeadLetter, Desired, Dirty, State};
 use crate::tuning::{Retuned, Tuning};
@@ -358,11 +358,11 @@ impl Shared {
         answered.await.map_err(|_| ControlError::NoAnswer)
     }
 
-    pub(crate) async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, NotNow> {
+    pub(crate) async fn ask<T>(&self, ask: impl FnOnce(Answer<T>) -> Ask) -> Result<T, NotNow> {
         let (answer, answered) = oneshot::channel();
-        self.0.asks.send(ask(answer)).await.map_err(|_| NotNow)?;
+        self.0.asks.send(ask(answer)).await.map_err(|_| NotNow::Away)?;
         self.0.changed.notify_one();
-        answered.await.map_err(|_| NotNow)
+        answered.await.map_err(|_| NotNow::Away)?.map_err(NotNow::Forbidden)
     }
 
     /// Counts start from zero again; positions and metrics do not.

@@ -210,6 +210,14 @@ impl Source {
         Ok(there)
     }
 
+    /// Whether this command over `ns` makes sense to the server: it is read and planned, and not run.
+    pub async fn explain(&self, ns: &Namespace, command: RawDocumentBuf) -> Result<(), ServerError> {
+        let mut explain = RawDocumentBuf::new();
+        explain.append(cstr!("explain"), command);
+        explain.append(cstr!("verbosity"), "queryPlanner");
+        answer("explain", self.client.database(ns.db()).run_raw_command(explain)).await.map(drop)
+    }
+
     /// The indexes but for that of `_id`.
     pub async fn indexes(&self, ns: &Namespace) -> Result<Vec<RawDocumentBuf>, ServerError> {
         crate::indexes::indexes(&self.client, ns).await

@@ -1,11 +1,11 @@
 //! Carries out what the reconciler asks, one step at a time, between batches.
 
 use bson::rawdoc;
-use record::Namespace;
+use record::{Key, Namespace};
 use tracing::info;
 
 use super::Pump;
-use crate::asks::{Ask, Documents, Handed, Made};
+use crate::asks::{Answer, Ask, Documents, Handed, Made};
 use crate::error::Class;
 use crate::execute::Stall;
 use crate::meet::Followed;
@@ -13,45 +13,37 @@ use crate::plan::{Converge, Scan};
 use crate::state::Dirty;
 
 impl Pump {
-    /// Who asked may be gone: what was done is done all the same. On an error nobody is answered, which says so.
+    /// Who asked may be gone: what was done is done all the same. A right that is missing is told; on any other error nobody
+    /// is answered, which says so.
     pub(super) async fn carry_out(&mut self, ask: Ask) -> Result<(), Stall> {
         match ask {
-            Ask::Expand(answer) => {
-                self.expand().await?;
-                let _ = answer.send(());
-            }
+            Ask::Expand(answer) => tell(answer, self.expand().await),
             Ask::Begin(ns, answer) => {
                 // What was learnt of it may be what has changed.
                 self.executor.forget(|known| *known == ns);
                 let cause = self.shared.state().cause(&ns);
-                let _ = answer.send(cause.map(|cause| (self.executor.planner().scan_begins(&ns), cause)));
+                let begun = cause.map(|cause| (self.executor.planner().scan_begins(&ns), cause));
+                tell(answer, Ok(begun))
             }
             Ask::Converge(ns, keys, answer) => {
-                let handed = match self.executor.prepare(&ns).await? {
-                    Followed::No => Handed::NotFollowed,
-                    Followed::Yes => {
-                        let converge = Converge { keys, ..Converge::default() };
-                        self.executor.converge(&ns, &converge).await?;
-                        Handed::Converged
-                    }
-                };
+                let handed = self.take_over(&ns, keys).await;
                 self.save_state(); // dead letters
-                let _ = answer.send(handed);
+                tell(answer, handed)
             }
-            Ask::Drop(ns, answer) => {
-                let dropped = self.drop_gone(&ns).await?;
-                let _ = answer.send(dropped);
-            }
-            Ask::MakeAnew(ns, documents, answer) => {
-                let made = self.make_anew(&ns, documents).await?;
-                let _ = answer.send(made);
-            }
-            Ask::End(ns, scan, uuid, answer) => {
-                let clean = self.end(&ns, scan, uuid.as_deref())?;
-                let _ = answer.send(clean);
+            Ask::Drop(ns, answer) => tell(answer, self.drop_gone(&ns).await),
+            Ask::MakeAnew(ns, documents, answer) => tell(answer, self.make_anew(&ns, documents).await),
+            Ask::End(ns, scan, uuid, answer) => tell(answer, self.end(&ns, scan, uuid.as_deref())),
+        }
+    }
+
+    async fn take_over(&mut self, ns: &Namespace, keys: Vec<Key>) -> Result<Handed, Stall> {
+        match self.executor.prepare(ns).await? {
+            Followed::No => Ok(Handed::NotFollowed),
+            Followed::Yes => {
+                self.executor.converge(ns, &Converge { keys, ..Converge::default() }).await?;
+                Ok(Handed::Converged)
             }
         }
-        Ok(())
     }
 
     async fn drop_gone(&mut self, ns: &Namespace) -> Result<bool, Stall> {
@@ -150,4 +142,14 @@ impl Pump {
         self.save_state();
         Ok(())
     }
+}
+
+fn tell<T>(answer: Answer<T>, done: Result<T, Stall>) -> Result<(), Stall> {
+    let told = match done {
+        Ok(done) => Ok(done),
+        Err(Stall::Source(error) | Stall::Target(error)) if error.is_forbidden() => Err(error),
+        Err(stall) => return Err(stall),
+    };
+    let _ = answer.send(told);
+    Ok(())
 }

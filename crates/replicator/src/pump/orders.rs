@@ -138,6 +138,9 @@ impl Pump {
             }
             match self.executor.converge(&ns, &converge).await {
                 Ok(_) => tried += converge.keys.len() as u64,
+                Err(stall) if stall.is_forbidden() => {
+                    warn!(%ns, "its dead letters stay: a right is missing");
+                }
                 Err(stall) => {
                     self.stalled(stall).await;
                 }

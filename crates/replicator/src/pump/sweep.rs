@@ -64,7 +64,8 @@ impl Pump {
             let there = self.executor.source.which(ns, keys).await.map_err(Stall::Source)?;
             let keys: Vec<Key> = keys.iter().filter(|key| !there.contains(*key)).cloned().collect();
             gone += keys.len();
-            self.executor.converge(ns, &Converge { keys, ..Converge::default() }).await?;
+            let converged = self.executor.converge(ns, &Converge { keys, ..Converge::default() }).await;
+            self.executor.unless_forbidden(ns, converged.map(drop))?;
         }
         debug!(%ns, found = found.len(), gone, "looked for what has expired");
         // Those that the source has not deleted yet are found again: not at once.

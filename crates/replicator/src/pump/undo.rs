@@ -105,7 +105,8 @@ impl Pump {
         let count: usize = lately.keys.values().map(HashSet::len).sum();
         let namespaces = lately.whole.len();
         for (ns, keys) in lately.keys {
-            self.converge_again(&ns, keys.into_iter().collect()).await?;
+            let converged = self.converge_again(&ns, keys.into_iter().collect()).await;
+            self.executor.unless_forbidden(&ns, converged)?;
         }
         self.save_state();
         info!(
