@@ -1,6 +1,8 @@
 //! Lines that break and servers that die in the middle of a batch: nothing is lost, nothing is done twice.
 
 mod disk;
+mod forbidden;
+mod late;
 mod refused;
 mod swapped;
 mod target;

@@ -9,6 +9,7 @@ mod ddl;
 mod interrupted;
 mod sessions;
 mod shapes;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet};
 

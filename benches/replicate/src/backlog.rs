@@ -53,6 +53,7 @@ pub(crate) fn append(log: &SyncLog, pending: &Pending, write: Write) -> anyhow::
     let entry = Entry {
         mark,
         doubt: matches!(write, Write::Contended(_)).then_some(Doubt::Contended),
+        atomic: false,
         effects: vec![Effect { target, op: Some(op), n: 1, modified }],
         operation_time: None,
         at_ms: replicator::now_ms(),

@@ -256,7 +256,9 @@ impl Session {
     /// A commit or an abort; of interest when the transaction has captured writes, or may have.
     fn end(&self, body: &RawDocument, end: End) -> Option<Job> {
         let transactions = &self.capture.transactions;
-        let meant = transactions.knows(&transaction(body)?) || transactions.any_strays();
+        let id = transaction(body)?;
+        let meant = transactions.knows(&id) || transactions.any_strays();
+        transactions.end_asked(&id);
         meant.then_some(Job::End(end))
     }
 

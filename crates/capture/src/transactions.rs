@@ -8,12 +8,13 @@
 //! - *strays* are writes of open transactions that were handed on as orphans: a commit may still bring them, and then
 //!   their namespaces are missed, for that commit comes after whatever was done about the orphan
 //!
-//! Not here: replaying a transaction as one. Its entries are in doubt, each by itself.
+//! - one whose every write names its documents by `_id`, with a known effect, alone from its mark to the reply of the only
+//!   commit, is certain, and one entry; of any other, each write is an entry of its own, in doubt
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use record::{Effect, Namespace, Op, Target, Touch};
+use record::{Doubt, Effect, Namespace, Op, Target, Touch};
 
 use crate::Config;
 use crate::contention::Ticket;
@@ -38,6 +39,8 @@ pub(crate) struct Held {
     pub(crate) via: String,
     /// When the mark was made.
     pub(crate) marked_ms: u64,
+    /// Of its own, whatever becomes of the transaction.
+    pub(crate) doubt: Option<Doubt>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) ticket: Ticket,
 }
@@ -65,6 +68,8 @@ struct Transaction {
     writes: Vec<Held>,
     /// When it was last added to.
     seen_ms: u64,
+    /// Commits and aborts that were sent.
+    ends_asked: u32,
 }
 
 impl Transactions {
@@ -94,6 +99,7 @@ impl Transactions {
             number: id.number,
             writes: Vec::new(),
             seen_ms: 0,
+            ends_asked: 0,
         });
         transaction.writes.push(held);
         transaction.seen_ms = transaction.seen_ms.max(now_ms);
@@ -103,6 +109,21 @@ impl Transactions {
     /// Whether this transaction has captured writes.
     pub(crate) fn knows(&self, id: &TransactionId) -> bool {
         self.open().sessions.get(&id.session).is_some_and(|open| open.number == id.number)
+    }
+
+    /// Its commit or abort is about to be sent.
+    pub(crate) fn end_asked(&self, id: &TransactionId) {
+        if let Some(transaction) = self.open().sessions.get_mut(&id.session)
+            && transaction.number == id.number
+        {
+            transaction.ends_asked += 1;
+        }
+    }
+
+    /// How many commits and aborts of it were sent.
+    pub(crate) fn ends_asked(&self, id: &TransactionId) -> u32 {
+        let open = self.open();
+        open.sessions.get(&id.session).filter(|it| it.number == id.number).map_or(0, |it| it.ends_asked)
     }
 
     /// Takes out the writes of a transaction that has ended.

@@ -113,7 +113,7 @@ impl Unended {
         };
         let effects = self.namespaces.iter().map(effect).collect();
         let doubt = Some(Doubt::NotKept);
-        let entry = Entry { mark: self.mark, doubt, effects, operation_time: None, at_ms };
+        let entry = Entry { mark: self.mark, doubt, atomic: false, effects, operation_time: None, at_ms };
         (RecordKind::Entry, entry.encode())
     }
 }
@@ -319,6 +319,7 @@ impl Write {
             unmarked: self.unmarked,
             via: self.via,
             marked_ms: self.marked_ms,
+            doubt: verdict.doubt,
             effects: verdict.effects,
             ticket: self.ticket,
         };
@@ -333,7 +334,7 @@ impl Write {
             }
             _ if held.effects.is_empty() => ended.close(held),
             _ => {
-                let doubt = verdict.doubt.or(held.ticket.contended().then_some(Doubt::Contended));
+                let doubt = held.doubt.or(held.ticket.contended().then_some(Doubt::Contended));
                 ended.entry(held, doubt, operation_time, at_ms);
             }
         }
@@ -350,17 +351,25 @@ impl Write {
         if !over {
             return ended; // open still, or unknown: a repeated commit tells, or it is given up
         }
+        //= a later commit's reply does not say when the first one has done it (wire-facts.md section 7)
+        let first = self.capture.transactions.ends_asked(&id) == 1;
         let operation_time = operation_time(body);
         //= 251 with this label: not committed; without it, unknown (wire-facts.md section 7)
         let aborted = if ok { end == End::Abort } else { has_label(body, TRANSIENT) };
-        for held in self.capture.transactions.end(&id) {
-            match aborted {
-                true => ended.close(held),
-                // Converging what was not committed after all does no harm.
-                false => ended.entry(held, Some(Doubt::Transaction), operation_time, at_ms),
+        let strays = self.capture.transactions.strays(at_ms);
+        let writes = self.capture.transactions.end(&id);
+        let clear = ok && first && strays.is_empty() && field(body, "writeConcernError").is_none();
+        if aborted {
+            writes.into_iter().for_each(|held| ended.close(held));
+        } else if clear && self.detail == Detail::Statements && may_be_one(&writes) {
+            ended.one_entry(writes, operation_time, at_ms);
+        } else {
+            // Converging what was not committed after all does no harm.
+            for held in writes {
+                ended.entry(held, Some(Doubt::Transaction), operation_time, at_ms);
             }
         }
-        for stray in self.capture.transactions.strays(at_ms).into_iter().filter(|_| !aborted) {
+        for stray in strays.into_iter().filter(|_| !aborted) {
             match stray {
                 Some(ns) => self.capture.missed(&ns),
                 None => self.capture.missed_everything(),
@@ -401,8 +410,31 @@ impl Ended {
         if without_statements {
             self.capture.counting.touches_only.add();
         }
-        let entry = Entry { mark, doubt, effects, operation_time, at_ms };
+        let entry = Entry { mark, doubt, atomic: false, effects, operation_time, at_ms };
         self.push((RecordKind::Entry, entry.encode()), Unended { mark, namespaces }, held.ticket);
+    }
+
+    /// A transaction, under its first mark: the others did nothing by themselves.
+    fn one_entry(&mut self, writes: Vec<Held>, operation_time: Option<Timestamp>, at_ms: u64) {
+        let marks: Vec<u64> = writes.iter().filter_map(|held| held.mark).collect();
+        let Some((&mark, others)) = marks.split_first() else { return };
+        let (mut effects, mut tickets, mut kind) = (Vec::new(), Vec::new(), None);
+        for held in writes {
+            kind.get_or_insert(held.kind);
+            effects.extend(held.effects);
+            tickets.push(held.ticket);
+        }
+        let namespaces = effects.iter().map(|effect| effect.target.ns.clone()).collect();
+        kind.into_iter().for_each(|kind| self.capture.counting.entry(kind, None));
+        let entry = Entry { mark, doubt: None, atomic: true, effects, operation_time, at_ms };
+        self.appends.push((RecordKind::Entry, entry.encode()));
+        self.ends.push(Unended { mark, namespaces });
+        for mark in others {
+            self.capture.counting.closed.add();
+            self.appends.push((RecordKind::Closed, Record::closed(*mark)));
+            self.ends.push(Unended { mark: *mark, namespaces: BTreeSet::new() });
+        }
+        self.tickets.extend(tickets);
     }
 
     fn close(&mut self, held: Held) {
@@ -451,6 +483,21 @@ fn fit(mut effects: Vec<Effect>, doubt: Option<Doubt>, detail: Detail) -> (Vec<E
     (effects, doubt.or(Some(left)))
 }
 
+/// Whether a transaction's writes are certain, all of them. Each reads as of the transaction's beginning, so only of a
+/// document that it names by `_id`, and has changed, is it known that nobody else has changed it since.
+fn may_be_one(writes: &[Held]) -> bool {
+    let known =
+        |effect: &Effect| matches!(effect.target.touch, Touch::Key(_)) && effect.op.is_some() && effect.n > 0;
+    let certain = |held: &Held| {
+        held.mark.is_some()
+            && held.doubt.is_none()
+            && held.effects.iter().all(known)
+            && !held.ticket.contended()
+    };
+    writes.iter().all(certain)
+        && writes.iter().map(|held| bytes(&held.effects)).sum::<usize>() <= TRANSACTION_BYTES_MAX
+}
+
 fn has_label(body: &RawDocument, label: &str) -> bool {
     let labels = array(body, "errorLabels").into_iter().flatten().flatten();
     labels.filter_map(RawBsonRef::as_str).any(|it| it == label)
@@ -465,5 +512,7 @@ const MARK_BYTES_MAX: usize = 64 << 10;
 /// An entry's effects, in bytes: below the largest record of the log (64 MiB). A frame has at most 48 MB, of which the
 /// keys are repeated, so only batches of tiny or all-`_id` documents come near.
 const ENTRY_BYTES_MAX: usize = 62 << 20;
+/// A transaction that is kept as one entry, in bytes: what a server of any version takes as one.
+const TRANSACTION_BYTES_MAX: usize = 12 << 20;
 const TRANSIENT: &str = "TransientTransactionError";
 const TRANSACTION_OVER: &[i64] = &[225, 251, 256];

@@ -499,6 +499,13 @@ mod transactions {
         "shop.items key {_id: 2} insert {_id: 2} n=1/0",
     ];
 
+    const ONE: [&str; 4] = [
+        "one transaction 1",
+        "shop.items key {_id: 1} insert {_id: 1} n=1/0",
+        "shop.items key {_id: 2} insert {_id: 2} n=1/0",
+        "closed 2",
+    ];
+
     /// wire-facts 7: statements and commit may come over different connections.
     #[test]
     fn are_told_at_their_end() {
@@ -508,7 +515,7 @@ mod transactions {
         let over = |code: i32| rawdoc! {"ok": 0.0, "code": code};
         let transient = || rawdoc! {"errorLabels": ["TransientTransactionError"]};
         let cases: Vec<(&str, RawDocumentBuf, &[&str])> = vec![
-            ("commitTransaction", rawdoc! {"ok": 1.0}, &BOTH),
+            ("commitTransaction", rawdoc! {"ok": 1.0}, &ONE),
             ("commitTransaction", rawdoc! {"ok": 1.0, "writeConcernError": {"code": 100}}, &BOTH),
             ("commitTransaction", over(251), &BOTH),
             ("commitTransaction", over(225), &BOTH),
@@ -561,7 +568,41 @@ mod transactions {
         let nothing = write(&session, &delete, 13).outcome(&reply(&rawdoc! {"n": 0, "ok": 1.0}), NOW);
         assert_eq!(told(&nothing), ["closed 13"]);
         hold(&session, 2, 5, 2);
-        assert_eq!(ended(&session, "commitTransaction", 5, &rawdoc! {"ok": 1.0}), BOTH);
+        assert_eq!(ended(&session, "commitTransaction", 5, &rawdoc! {"ok": 1.0}), ONE);
+    }
+
+    /// Each write reads as of the transaction's beginning, and a commit that was sent twice may be done by either.
+    #[test]
+    fn are_in_doubt_unless_everything_is_known() {
+        let capture = capture();
+        let session = session(&capture);
+        let commit = |number| ended(&session, "commitTransaction", number, &rawdoc! {"ok": 1.0});
+        let update = |q: RawDocumentBuf| update(&[rawdoc! {"q": q, "u": {"$set": {"a": 1}}}]);
+        let one = |command: RawDocumentBuf, answer: RawDocumentBuf, number| {
+            let write = write(&session, &with(&command, &fields(number)), 9);
+            assert!(told(&write.outcome(&reply(&answer), NOW)).is_empty());
+        };
+        // By a filter, though of one document only.
+        hold(&session, 1, 1, 1);
+        one(update(rawdoc! {"a": 2}), rawdoc! {"n": 1, "nModified": 1, "ok": 1.0}, 1);
+        assert!(commit(1).iter().all(|line| !line.contains("one transaction")));
+        // Two commits under way.
+        hold(&session, 1, 2, 1);
+        hold(&session, 2, 2, 2);
+        let first = end(&session, "commitTransaction", 2).unwrap();
+        let second = end(&session, "commitTransaction", 2).unwrap();
+        assert_eq!(told(&second.outcome(&reply(&rawdoc! {"ok": 1.0}), NOW)), BOTH);
+        assert!(told(&first.outcome(&reply(&rawdoc! {"ok": 1.0}), NOW)).is_empty());
+        // Not alone.
+        hold(&session, 1, 3, 1);
+        hold(&session, 2, 3, 2);
+        let other = write(&session, &insert(&[rawdoc! {"_id": 2}]), 3);
+        assert_eq!(commit(3), BOTH);
+        assert_eq!(told(&other.outcome(&ok1(), NOW))[0], "contended 3");
+        // Alone, and known.
+        hold(&session, 1, 4, 1);
+        one(update(rawdoc! {"_id": 2}), rawdoc! {"n": 1, "nModified": 1, "ok": 1.0}, 4);
+        assert_eq!(commit(4)[0], "one transaction 1");
     }
 
     /// wire-facts 7: a higher number ends the older transaction.

@@ -1,7 +1,7 @@
 //! The encoding of marks, entries and closing records, and back.
 //!
 //! - mark:  `{v, w: [target…], c: via, x?: true, t: ms}`
-//! - entry: `{v, m: mark, d?: doubt, e: [{…target, i|u|x?: statement, n, o}], ts?, t: ms}`
+//! - entry: `{v, m: mark, d?: doubt, a?: atomic, e: [{…target, i|u|x?: statement, n, o}], ts?, t: ms}`
 //! - target: `{ns, k: {_id} | f: filter, l?: collation, b?: let | any: "ns"|"db"}`
 //! - closing record: `{v, m: mark}`
 
@@ -89,6 +89,9 @@ impl Entry {
         out.value(cstr!("m"), self.mark.cast_signed());
         if let Some(doubt) = self.doubt {
             out.value(cstr!("d"), doubt.code());
+        }
+        if self.atomic {
+            out.value(cstr!("a"), true);
         }
         let effects = out.begin(cstr!("e"), TYPE_ARRAY);
         for (nth, effect) in self.effects.iter().enumerate() {
@@ -194,7 +197,8 @@ fn decode_entry(doc: &RawDocument) -> Result<Entry, DecodeError> {
         effects.push(decode_effect(effect)?);
     }
     let operation_time = doc.get_timestamp("ts").ok();
-    Ok(Entry { mark: position(doc)?, doubt, effects, operation_time, at_ms: at(doc)? })
+    let atomic = doc.get_bool("a").unwrap_or(false);
+    Ok(Entry { mark: position(doc)?, doubt, atomic, effects, operation_time, at_ms: at(doc)? })
 }
 
 fn decode_effect(doc: &RawDocument) -> Result<Effect, DecodeError> {

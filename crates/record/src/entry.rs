@@ -26,6 +26,8 @@ pub struct Entry {
     pub mark: u64,
     /// Why replaying is not known to have the same effect; `None`: certain.
     pub doubt: Option<Doubt>,
+    /// The effects are those of one transaction: sent again, if at all, in one transaction.
+    pub atomic: bool,
     /// The statements that took effect, or may have.
     pub effects: Vec<Effect>,
     /// The source's own time of the write, from a replica set.

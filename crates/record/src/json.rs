@@ -43,6 +43,9 @@ impl Show {
                 if let Some(doubt) = entry.doubt {
                     let _ = write!(out, ",\"doubt\":{}", text(doubt.code()));
                 }
+                if entry.atomic {
+                    out.push_str(",\"transaction\":true");
+                }
                 if let Some(time) = entry.operation_time {
                     let (t, i) = (time.time, time.increment);
                     let _ = write!(out, ",\"operationTime\":{{\"$timestamp\":{{\"t\":{t},\"i\":{i}}}}}");
@@ -232,6 +235,7 @@ mod tests {
         Record::Entry(Entry {
             mark: 3,
             doubt: Some(Doubt::Contended),
+            atomic: false,
             effects,
             operation_time: None,
             at_ms: 1_000,

@@ -52,12 +52,12 @@ fn effect() -> impl Strategy<Value = Effect> {
 proptest! {
     #[test]
     fn an_entry_survives_its_encoding(
-        mark in any::<u64>(), at_ms in any::<u64>(), effects in vec(effect(), 0..5),
+        mark in any::<u64>(), at_ms in any::<u64>(), atomic in any::<bool>(), effects in vec(effect(), 0..5),
         doubt in proptest::option::of(proptest::sample::select(Doubt::ALL)),
         ts in proptest::option::of((any::<u32>(), any::<u32>())),
     ) {
         let operation_time = ts.map(|(time, increment)| Timestamp { time, increment });
-        let entry = Entry { mark, doubt, effects, operation_time, at_ms };
+        let entry = Entry { mark, doubt, atomic, effects, operation_time, at_ms };
         let read = Record::decode(RecordKind::Entry as u8, &entry.encode());
         prop_assert_eq!(read, Ok(Record::Entry(entry)));
     }
@@ -75,7 +75,7 @@ proptest! {
 
     #[test]
     fn a_damaged_entry_is_read_or_refused(effects in vec(effect(), 1..4), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-        let entry = Entry { mark: 7, doubt: None, effects, operation_time: None, at_ms: 1 };
+        let entry = Entry { mark: 7, doubt: None, atomic: false, effects, operation_time: None, at_ms: 1 };
         let mut bytes = entry.encode();
         let at = at.index(bytes.len());
         bytes[at] = byte;

@@ -337,7 +337,7 @@ fn may_replace(doubt: Doubt) -> bool {
     matches!(doubt, Coarse | CommandFailed | Dropped | NotKept | Orphan | Unacknowledged)
 }
 
-fn unit_key(unit: &Unit) -> Option<&Key> {
+pub(crate) fn unit_key(unit: &Unit) -> Option<&Key> {
     match &unit.effect().target.touch {
         record::Touch::Key(key) => Some(key),
         _ => None,

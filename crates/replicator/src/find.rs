@@ -55,10 +55,8 @@ impl Executor {
         }
         let mut groups: HashMap<Context<'_>, Vec<&Raw>> = HashMap::new();
         for predicate in predicates {
-            let context = Context {
-                collation: predicate.collation.as_ref(),
-                variables: predicate.variables.as_ref(),
-            };
+            let context =
+                Context { collation: predicate.collation.as_ref(), variables: predicate.variables.as_ref() };
             let group = groups.entry(context).or_default();
             if !group.contains(&&predicate.filter) {
                 group.push(&predicate.filter);
@@ -78,7 +76,9 @@ impl Executor {
                         warn!(%ns, %error, "target refuses a filter, the namespace needs a full comparison");
                         return Ok(self.not_looked_up(ns, "the target refuses a filter that the source took"));
                     }
-                    Found::Refused(error) => debug!(%ns, %error, "a filter that no server takes changes nothing"),
+                    Found::Refused(error) => {
+                        debug!(%ns, %error, "a filter that no server takes changes nothing")
+                    }
                     Found::TooLong => {
                         return Ok(self.not_looked_up(ns, "the target takes too long over a filter"));
                     }
@@ -92,12 +92,7 @@ impl Executor {
         Ok(Some(keys))
     }
 
-    async fn found_by(
-        &self,
-        ns: &Namespace,
-        filters: &[&Raw],
-        context: Context<'_>,
-    ) -> Result<Found, Stall> {
+    async fn found_by(&self, ns: &Namespace, filters: &[&Raw], context: Context<'_>) -> Result<Found, Stall> {
         let _lane = self.lanes.take().await?;
         let (collation, variables) = (context.collation.map(|it| &it.0), context.variables.map(|it| &it.0));
         let filter = any_of(filters);

@@ -30,6 +30,7 @@ mod shared;
 mod source;
 mod state;
 mod target;
+mod transactions;
 mod tuning;
 
 use std::collections::BTreeMap;

@@ -161,7 +161,8 @@ fn end(orphan: &Orphan, whole_namespaces: bool, log: &Recorder) -> bool {
     };
     let targets: HashSet<Target> = orphan.record.targets.iter().map(touch).collect();
     let effects = targets.into_iter().map(|target| Effect { target, op: None, n: 0, modified: 0 }).collect();
-    let entry = Entry { mark, doubt: Some(Doubt::Orphan), effects, operation_time: None, at_ms: now_ms() };
+    let (doubt, at_ms) = (Some(Doubt::Orphan), now_ms());
+    let entry = Entry { mark, doubt, atomic: false, effects, operation_time: None, at_ms };
     match log.log.append(RecordKind::Entry as u8, &[&entry.encode()]) {
         Ok(_) => {
             log.refused.store(false, Ordering::Relaxed);

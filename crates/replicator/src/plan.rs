@@ -8,9 +8,12 @@
 //!   have been sent before; else its key is converged, with all units of that key in the same work
 //! - a predicate is a barrier: its candidates are looked up when everything before it is on the target
 //! - a lone certain `multi` statement is replayed when no key of its namespace is ahead of its mark
+//! - a captured transaction is sent again as one, before the rest of its batch (`as_one.rs`), or converged
 //!
 //! Each rule has its scenario in the model (`tests/model`), which diverges when [`Rules`] leaves it out.
 //! Pure: no clock, no sockets. Not here: how work is done (`replay.rs`, `converge.rs`).
+
+mod as_one;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -57,6 +60,8 @@ pub struct Rules {
     pub evicted: bool,
     /// Keys in the dead letters are never replayed.
     pub dead: bool,
+    /// What is sent before the rest of its batch has no key in common with it.
+    pub apart: bool,
 }
 
 impl Default for Rules {
@@ -72,6 +77,7 @@ impl Default for Rules {
             scan_again: true,
             evicted: true,
             dead: true,
+            apart: true,
         }
     }
 }
@@ -94,6 +100,11 @@ impl Unit {
     /// What it did, or may have done.
     pub fn effect(&self) -> &Effect {
         &self.whole.effects[self.nth]
+    }
+
+    /// Whether it is part of a captured transaction that is certain.
+    pub fn is_atomic(&self) -> bool {
+        self.whole.atomic
     }
 
     /// Position of the entry's mark.
@@ -212,14 +223,18 @@ pub struct Planner {
     everything_dirty: bool,
     /// Other logs feed the target as well.
     joined: bool,
+    /// The target knows no transactions: their statements are sent by themselves.
+    one_by_one: bool,
     dirty_databases: HashSet<String>,
 }
 
-/// Cuts a batch into units, by namespace, in the log's order.
-pub fn queues<'a>(entries: impl IntoIterator<Item = &'a Arc<Entry>>) -> Vec<(Namespace, VecDeque<Unit>)> {
+/// Cuts numbered entries into units, by namespace, in the log's order.
+pub fn queues<'a>(
+    entries: impl IntoIterator<Item = (usize, &'a Arc<Entry>)>,
+) -> Vec<(Namespace, VecDeque<Unit>)> {
     let mut order: Vec<(Namespace, VecDeque<Unit>)> = Vec::new();
     let mut index: HashMap<Namespace, usize> = HashMap::new();
-    for (number, entry) in entries.into_iter().enumerate() {
+    for (number, entry) in entries {
         for unit in Unit::all(number, entry) {
             let ns = &unit.effect().target.ns;
             let at = index.get(ns).copied().unwrap_or_else(|| {
@@ -304,6 +319,10 @@ impl Planner {
     }
 
     fn may_replay(&self, state: &State, unit: &Unit, key: &Key) -> bool {
+        (self.one_by_one || !unit.is_atomic()) && self.may_send(state, unit, key)
+    }
+
+    fn may_send(&self, state: &State, unit: &Unit, key: &Key) -> bool {
         unit.effect().op.is_some()
             && (unit.doubt().is_none() || !self.rules.doubt)
             && (state.ahead_of(key) <= unit.mark() || !self.rules.ahead)
@@ -412,6 +431,11 @@ impl Planner {
     /// From now on all entries are only converged.
     pub fn set_everything_dirty(&mut self) {
         self.everything_dirty = true;
+    }
+
+    /// Whether the target knows transactions.
+    pub fn set_transactions(&mut self, known: bool) {
+        self.one_by_one = !known;
     }
 
     /// Several logs feed the target, in no order: whatever happens, entries are only converged.

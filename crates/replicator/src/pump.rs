@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use record::{Namespace, Touch};
+use record::{Entry, Namespace, Touch};
 use synclog::{CursorSync, Lsn, Reader, SyncLog};
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
@@ -303,7 +303,9 @@ impl Pump {
     async fn apply(&mut self, part: &Part) -> Result<Tally, Stall> {
         let tally = Tally::new(part.entries().len());
         self.executor.remember_sent(part.end)?;
-        let mut queues = queues(part.entries());
+        let entries: Vec<Arc<Entry>> = part.entries().cloned().collect();
+        let done = self.executor.send_transactions(&entries).await?;
+        let mut queues = queues(entries.iter().enumerate().filter(|(number, _)| !done.contains(number)));
         // All are waited for: what is under way in one namespace is of no concern to the others, until one stalls.
         let results = {
             let this = &*self;

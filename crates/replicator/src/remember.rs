@@ -76,6 +76,7 @@ impl Executor {
             let entry = Entry {
                 mark: NO_MARK,
                 doubt: Some(Doubt::Contended),
+                atomic: false,
                 effects,
                 operation_time: None,
                 at_ms: now_ms(),

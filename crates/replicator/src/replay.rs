@@ -243,7 +243,7 @@ mod tests {
         let modified = u32::from(matches!(op, Op::Update(_)));
         let target = Target::new(Namespace::new("d", "c"), Touch::Key(key));
         let effects = vec![Effect { target, op: Some(op), n: 1, modified }];
-        let entry = Entry { mark: 0, doubt: None, effects, operation_time: None, at_ms: 0 };
+        let entry = Entry { mark: 0, doubt: None, atomic: false, effects, operation_time: None, at_ms: 0 };
         Unit::all(0, &Arc::new(entry)).next().unwrap()
     }
     fn insert(id: i32) -> Unit {

@@ -393,10 +393,16 @@ pub async fn answer<T>(
     what: &str,
     action: impl IntoFuture<Output = mongodb::error::Result<T>>,
 ) -> Result<T, ServerError> {
-    match tokio::time::timeout(ANSWER_WAIT_MAX, action.into_future()).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(ServerError::timed_out(what, ANSWER_WAIT_MAX)),
-    }
+    Ok(answered(what, action).await??)
+}
+
+/// The same, with what the driver says.
+pub(crate) async fn answered<T>(
+    what: &str,
+    action: impl IntoFuture<Output = mongodb::error::Result<T>>,
+) -> Result<mongodb::error::Result<T>, ServerError> {
+    let answered = tokio::time::timeout(ANSWER_WAIT_MAX, action.into_future()).await;
+    answered.map_err(|_| ServerError::timed_out(what, ANSWER_WAIT_MAX))
 }
 
 /// The collection's kind and options on this server; `None` when it does not exist.

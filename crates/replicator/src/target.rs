@@ -9,6 +9,8 @@
 //! Chosen against session ids that survive a restart: driver 3.9 adds its own `lsid` to every command and the
 //! server refuses a second one (40413), so a session cannot be resumed by a later process.
 
+mod transaction;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ use tracing::{info, warn};
 use crate::error::{Class, ServerError, UNAUTHORIZED, without_values};
 use crate::expiry::EXPIRY;
 use crate::source::{self, Collection, answer, connect, cursor, integer, next};
+
+pub(crate) use transaction::Tried;
 
 /// The database on the target that holds dualsync's own state.
 pub const OWN_DATABASE: &str = "__dualsync";
@@ -137,8 +141,11 @@ impl Target {
         let mut looks = 0;
         loop {
             match self.others(everybody, replaced).await {
-                Ok(0) => return Ok(()),
-                Ok(connections) => {
+                Ok((0, transactions)) => {
+                    self.end_transactions(transactions).await?;
+                    return Ok(());
+                }
+                Ok((connections, _)) => {
                     looks += 1;
                     if looks == FENCE_LOOKS_QUIET {
                         warn!(
@@ -162,8 +169,25 @@ impl Target {
         }
     }
 
-    /// How many connections and operations of other generations the server knows.
-    async fn others(&self, everybody: bool, replaced: &[String]) -> Result<usize, ServerError> {
+    /// Transactions that nobody will commit any more hold their documents for a minute, if nobody ends them.
+    async fn end_transactions(&self, sessions: Vec<Document>) -> Result<(), ServerError> {
+        if !sessions.is_empty() {
+            let admin = self.client().await?.database("admin");
+            let killed = answer("killSessions", admin.run_command(doc! {"killSessions": sessions})).await;
+            if let Err(error) = killed {
+                info!(%error, "the target ends transactions of ours by itself, after a minute");
+            }
+        }
+        Ok(())
+    }
+
+    /// How many connections and operations of other generations the server knows, and the sessions of those whose
+    /// transactions are open.
+    async fn others(
+        &self,
+        everybody: bool,
+        replaced: &[String],
+    ) -> Result<(usize, Vec<Document>), ServerError> {
         let names: Vec<String> = replaced.iter().map(|id| name(id)).chain([self.name.clone()]).collect();
         let pattern = format!("^({}) ", names.join("|"));
         let command = rawdoc! {
@@ -171,16 +195,22 @@ impl Target {
             "pipeline": [
                 {"$currentOp": {"allUsers": everybody, "idleConnections": true}},
                 {"$match": {"appName": {"$regex": pattern, "$ne": self.generation.as_str()}}},
-                {"$project": {"appName": 1}},
+                {"$project": {"type": 1, "lsid.id": 1}},
             ],
             "cursor": {},
         };
         let mut cursor = cursor(self.client().await?, "admin", command).await?;
-        let mut count = 0;
-        while next(&mut cursor).await?.is_some() {
-            count += 1;
+        let (mut count, mut sessions) = (0, Vec::new());
+        while let Some(other) = next(&mut cursor).await? {
+            // One without a connection: what would commit it cannot come any more.
+            match other.get_document("lsid") {
+                Ok(session) if other.get_str("type").is_ok_and(|it| it == "idleSession") => {
+                    sessions.extend(Document::try_from(session).ok());
+                }
+                _ => count += 1,
+            }
         }
-        Ok(count)
+        Ok((count, sessions))
     }
 
     /// Sends a write command (made without its write concern) and reads what it did.

@@ -1,4 +1,4 @@
-//! Transactions, retryable writes, writes without a reply, and a driver's own bulk.
+//! Retryable writes, writes without a reply, and a driver's own bulk.
 
 use anyhow::{Result, ensure};
 use bson::raw::RawDocumentBuf;
@@ -8,41 +8,6 @@ use bson::{Binary, Document, cstr, doc, rawdoc};
 use super::{DB, equal_but_for_dirty, expect, stage, ways};
 use crate::bad_input::raw::{MORE_TO_COME, Socket, answer, body, compressed, must, op_msg};
 use crate::support::{DRAIN_MAX, Source};
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transactions() -> Result<()> {
-    let stage = stage(Source::replica_set().await?).await?;
-    let client = stage.dualsync.client().await?;
-    let accounts = client.database(DB).collection::<Document>("accounts");
-    accounts.insert_many([doc! {"_id": 1, "n": 10}, doc! {"_id": 2, "n": 10}]).await?;
-    stage.dualsync.wait_drained(DRAIN_MAX).await?;
-
-    let before = ways(&stage).await?;
-    let mut session = client.start_session().await?;
-    session.start_transaction().await?;
-    accounts.update_one(doc! {"_id": 1}, doc! {"$inc": {"n": -5}}).session(&mut session).await?;
-    accounts.update_one(doc! {"_id": 2}, doc! {"$inc": {"n": 5}}).session(&mut session).await?;
-    accounts.insert_one(doc! {"_id": 3}).session(&mut session).await?;
-    stage.dualsync.wait_drained(DRAIN_MAX).await?;
-    expect(&stage, before, [0, 0, 0]).await?;
-    let there = stage.target.client().await?.database(DB).collection::<Document>("accounts");
-    ensure!(there.count_documents(doc! {"n": 10}).await? == 2, "an open transaction was applied");
-    session.commit_transaction().await?;
-    expect(&stage, before, [0, 3, 0]).await?;
-    ensure!(there.find_one(doc! {"_id": 2}).await? == Some(doc! {"_id": 2, "n": 15}), "it was not applied");
-
-    let before = ways(&stage).await?;
-    session.start_transaction().await?;
-    accounts.delete_many(doc! {}).session(&mut session).await?;
-    accounts.insert_one(doc! {"_id": 4}).session(&mut session).await?;
-    session.abort_transaction().await?;
-    expect(&stage, before, [0, 0, 0]).await?;
-
-    let before = ways(&stage).await?;
-    accounts.update_one(doc! {"_id": 1}, doc! {"$inc": {"n": 1}}).await?;
-    expect(&stage, before, [1, 0, 0]).await?;
-    equal_but_for_dirty(&stage, 0).await
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retried_write_happens_once() -> Result<()> {

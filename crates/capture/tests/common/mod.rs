@@ -88,7 +88,8 @@ pub fn told(ended: &Ended) -> Vec<String> {
         match Record::decode(*kind as u8, payload).expect("a record") {
             Record::Closed { mark } => lines.push(format!("closed {mark}")),
             Record::Entry(entry) => {
-                let doubt = entry.doubt.map_or("certain", |doubt| doubt.code());
+                let certain = if entry.atomic { "one transaction" } else { "certain" };
+                let doubt = entry.doubt.map_or(certain, |doubt| doubt.code());
                 lines.push(format!("{doubt} {}", entry.mark));
                 lines.extend(entry.effects.iter().map(effect));
             }

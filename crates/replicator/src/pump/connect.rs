@@ -46,6 +46,8 @@ impl Pump {
         self.executor.target.fence(&claimed.replaced).await.map_err(Stall::Target)?;
         self.look_at_target(claimed.looked).await?;
         self.link_up(&hello, version, |status| &mut status.target, "Atlas connected (backup)");
+        let knows_transactions = hello.contains_key("setName") || hello.contains_key("msg");
+        self.executor.planner().set_transactions(knows_transactions);
         // Another server may answer under the same address.
         self.executor.forget(|_| true);
         self.notice_restart(&here).await?;

@@ -108,7 +108,7 @@ fn no_interleaving_diverges() {
 #[test]
 fn without_any_one_rule_some_interleaving_diverges() {
     let rules = Rules::default();
-    let cases: [(&str, Rules, Extra); 20] = [
+    let cases: [(&str, Rules, Extra); 21] = [
         ("doubt", Rules { doubt: false, ..rules }, ALL),
         ("ahead", Rules { ahead: false, ..rules }, ALL),
         ("sent", Rules { sent: false, ..rules }, ALL),
@@ -119,6 +119,7 @@ fn without_any_one_rule_some_interleaving_diverges() {
         ("scan_again", Rules { scan_again: false, ..rules }, ALL),
         ("evicted", Rules { evicted: false, ..rules }, ALL),
         ("dead", Rules { dead: false, ..rules }, ALL),
+        ("apart", Rules { apart: false, ..rules }, ALL),
         ("lane_by_key", rules, Extra { lane_by_key: false, ..ALL }),
         ("head_after_reading", rules, Extra { head_after_reading: false, ..ALL }),
         ("sent_before", rules, Extra { sent_before: false, ..ALL }),

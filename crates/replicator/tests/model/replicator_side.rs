@@ -57,7 +57,12 @@ impl Model {
             let entries: Vec<Arc<Entry>> =
                 self.log[self.applied..until].iter().map(|(_, e)| e.clone()).collect();
             let end = self.log[until - 1].0 + 1;
-            let queue = queues(&entries).into_iter().next().map(|(_, queue)| queue).unwrap_or_default();
+            if self.extra.sent_before {
+                self.sent = self.sent.max(end);
+            }
+            let Some(done) = self.transactions(&entries, crashes) else { return };
+            let rest = entries.iter().enumerate().filter(|(number, _)| !done.contains(number));
+            let queue = queues(rest).into_iter().next().map(|(_, queue)| queue).unwrap_or_default();
             self.batch = Some((until, end, queue));
         }
         let (until, end, queue) = self.batch.as_ref().expect("just made");
@@ -144,6 +149,34 @@ impl Model {
             self.make_dirty();
         }
         self.stage = Stage::Find(Box::new(work));
+    }
+
+    /// Those that are sent again as one, first; says which were. `None`: crashed in the middle.
+    fn transactions(&mut self, entries: &[Arc<Entry>], crashes: bool) -> Option<Vec<usize>> {
+        let (mut done, refuses) = (Vec::new(), self.refuses());
+        for number in self.planner.as_one(entries) {
+            let statements: Vec<Statement> = entries[number]
+                .effects
+                .iter()
+                .map(|effect| Statement::of(effect.op.as_ref().expect("replayed")))
+                .collect();
+            if crashes && self.rng.u32(..10) == 0 {
+                // The commit may be on its way.
+                let unsent = if self.rng.bool() { statements } else { Vec::new() };
+                self.crash(unsent);
+                return None;
+            }
+            let mut after = self.target.clone();
+            let same = statements.iter().zip(&entries[number].effects).all(|(statement, effect)| {
+                let (did, failed) = statement.run(&mut after, &mut self.rng, refuses);
+                !failed && did == (effect.n, effect.modified)
+            });
+            if same {
+                self.target = after;
+                done.push(number);
+            }
+        }
+        Some(done)
     }
 
     fn find(&mut self, work: &Work) {

@@ -23,6 +23,8 @@ pub struct Write {
     pub orphan: bool,
     /// The log took nothing of it.
     pub missed: bool,
+    /// A transaction.
+    pub atomic: bool,
 }
 
 fn conflict(a: &Write, b: &Write) -> bool {
@@ -138,12 +140,14 @@ impl Model {
     }
 
     fn start(&mut self) {
-        let count = if self.rng.u32(..5) == 0 { 2 } else { 1 };
+        let count = if self.rng.u32(..4) == 0 { 2 } else { 1 };
         let statements =
             (0..count).map(|_| Statement::any(&mut self.rng, self.keys, self.extra.down)).collect();
         let missed = self.rng.u32(..12) < self.missed_of_12;
+        let atomic = self.rng.u32(..3) > 0;
+        let mark = self.head;
         let mut write =
-            Write { mark: self.head, statements, done: None, contended: false, orphan: false, missed };
+            Write { mark, statements, done: None, contended: false, orphan: false, missed, atomic };
         if missed {
             // Noted before it is forwarded; it counts as in flight as any other.
             self.make_dirty();
@@ -214,8 +218,11 @@ impl Model {
         if write.orphan {
             doubt = Some(Doubt::Orphan);
         }
+        // As `capture::Write` decides.
+        let known = |effect: &Effect| matches!(effect.target.touch, Touch::Key(_)) && effect.n > 0;
+        let atomic = write.atomic && doubt.is_none() && effects.len() > 1 && effects.iter().all(known);
         if !effects.is_empty() {
-            let entry = Entry { mark: write.mark, doubt, effects, operation_time: None, at_ms: 0 };
+            let entry = Entry { mark: write.mark, doubt, atomic, effects, operation_time: None, at_ms: 0 };
             self.log.push((self.head, Arc::new(entry)));
         }
         self.head += 1;
