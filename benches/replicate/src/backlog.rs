@@ -25,6 +25,8 @@ pub(crate) fn document(id: i64, n: i32) -> RawDocumentBuf {
 pub(crate) enum Write {
     /// A new document.
     Insert(i64),
+    /// One of a few bytes: many of them are read at a time.
+    Small(i64),
     /// `$inc` by `_id`.
     Update(i64),
     /// By `_id`.
@@ -35,7 +37,8 @@ pub(crate) enum Write {
 
 /// Appends a mark and its entry; returns the position behind them.
 pub(crate) fn append(log: &SyncLog, pending: &Pending, write: Write) -> anyhow::Result<Lsn> {
-    let (Write::Insert(id) | Write::Update(id) | Write::Delete(id) | Write::Contended(id)) = write;
+    let (Write::Insert(id) | Write::Small(id) | Write::Update(id) | Write::Delete(id) | Write::Contended(id)) =
+        write;
     let key = Key::of(&rawdoc! {"_id": id}).ok_or_else(|| anyhow::anyhow!("no key"))?;
     let target = Target::new(namespace(), Touch::Key(key));
     let mark = Mark {
@@ -47,6 +50,7 @@ pub(crate) fn append(log: &SyncLog, pending: &Pending, write: Write) -> anyhow::
     let mark = log.append(RecordKind::Mark as u8, &[&mark.encode()])?.0;
     let (op, modified) = match write {
         Write::Insert(_) => (Op::Insert(document(id, 0)), 0),
+        Write::Small(_) => (Op::Insert(rawdoc! {"_id": id, "n": 0}), 0),
         Write::Update(_) | Write::Contended(_) => (Op::Update(update(id)), 1),
         Write::Delete(_) => (Op::Delete(delete(id)), 0),
     };

@@ -285,8 +285,9 @@ impl Stage {
     async fn memory(&self, settings: &Settings) -> Result<()> {
         self.prepare(Bulk::Inserts, settings, false).await?;
         let ours = self.start(settings, false).await?;
+        // The smaller they are, the more of them are in memory at a time.
         for id in 0..settings.memory_entries {
-            backlog::append(&ours.log, &ours.pending, Write::Insert(id))?;
+            backlog::append(&ours.log, &ours.pending, Write::Small(id))?;
         }
         figures::reset_memory_peak();
         let took = ours.drain().await?;
