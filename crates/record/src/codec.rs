@@ -202,39 +202,79 @@ fn decode_entry(doc: &RawDocument) -> Result<Entry, DecodeError> {
 }
 
 fn decode_effect(doc: &RawDocument) -> Result<Effect, DecodeError> {
-    let op = if let Some(insert) = document(doc, "i") {
-        Some(Op::Insert(insert))
-    } else if let Some(update) = document(doc, "u") {
-        Some(Op::Update(update))
-    } else {
-        document(doc, "x").map(Op::Delete)
-    };
-    let count = |name| doc.get_i32(name).map(i32::cast_unsigned).map_err(|_| DecodeError::Field("n"));
-    Ok(Effect { target: decode_target(doc)?, op, n: count("n")?, modified: count("o")? })
+    // Once through it: there is one for each statement that is replicated.
+    let (mut target, mut op, mut n, mut modified) = (TargetFields::default(), None, None, None);
+    for element in doc {
+        let (name, value) = element.map_err(|_| DecodeError::Field("e"))?;
+        let statement = || value.as_document().map(ToOwned::to_owned);
+        let count = || value.as_i32().map(i32::cast_unsigned);
+        match name.as_str() {
+            "i" => op = statement().map(Op::Insert),
+            "u" => op = statement().map(Op::Update),
+            "x" => op = statement().map(Op::Delete),
+            "n" => n = count(),
+            "o" => modified = count(),
+            other => target.take(other, value),
+        }
+    }
+    let missing = DecodeError::Field("n");
+    Ok(Effect {
+        target: target.decode()?,
+        op,
+        n: n.ok_or(missing)?,
+        modified: modified.ok_or(DecodeError::Field("o"))?,
+    })
+}
+
+/// What there is of a target.
+#[derive(Default)]
+struct TargetFields<'a> {
+    ns: Option<&'a str>,
+    key: Option<&'a RawDocument>,
+    filter: Option<&'a RawDocument>,
+    collation: Option<&'a RawDocument>,
+    variables: Option<&'a RawDocument>,
+    any: Option<&'a str>,
+}
+
+impl<'a> TargetFields<'a> {
+    fn take(&mut self, name: &str, value: RawBsonRef<'a>) {
+        match name {
+            "ns" => self.ns = value.as_str(),
+            "k" => self.key = value.as_document(),
+            "f" => self.filter = value.as_document(),
+            "l" => self.collation = value.as_document(),
+            "b" => self.variables = value.as_document(),
+            "any" => self.any = value.as_str(),
+            _ => {}
+        }
+    }
+
+    fn decode(self) -> Result<Target, DecodeError> {
+        let ns = Namespace::parse(self.ns.ok_or(DecodeError::Field("ns"))?);
+        let raw = |doc: &RawDocument| Raw(doc.to_owned());
+        let touch = match (self.key, self.filter, self.any) {
+            (Some(key), ..) => Touch::Key(Key::of(key).ok_or(DecodeError::Field("k"))?),
+            (None, Some(filter), _) => Touch::Predicate(Predicate {
+                filter: raw(filter),
+                collation: self.collation.map(raw),
+                variables: self.variables.map(raw),
+            }),
+            (None, None, Some("ns")) => Touch::Namespace,
+            (None, None, Some("db")) => Touch::Database,
+            (None, None, _) => return Err(DecodeError::Field("any")),
+        };
+        Ok(Target { ns, touch })
+    }
 }
 
 fn decode_target(doc: &RawDocument) -> Result<Target, DecodeError> {
-    let ns = Namespace::parse(doc.get_str("ns").map_err(|_| DecodeError::Field("ns"))?);
-    let touch = if let Ok(key) = doc.get_document("k") {
-        Touch::Key(Key::of(key).ok_or(DecodeError::Field("k"))?)
-    } else if let Some(filter) = document(doc, "f") {
-        Touch::Predicate(Predicate {
-            filter: Raw(filter),
-            collation: document(doc, "l").map(Raw),
-            variables: document(doc, "b").map(Raw),
-        })
-    } else {
-        match doc.get_str("any") {
-            Ok("ns") => Touch::Namespace,
-            Ok("db") => Touch::Database,
-            _ => return Err(DecodeError::Field("any")),
-        }
-    };
-    Ok(Target { ns, touch })
-}
-
-fn document(doc: &RawDocument, name: &str) -> Option<RawDocumentBuf> {
-    doc.get_document(name).ok().map(ToOwned::to_owned)
+    let mut fields = TargetFields::default();
+    for element in doc {
+        let (name, value) = element.map_err(|_| DecodeError::Field("w"))?;
+        fields.take(name.as_str(), value);
+    }
+    fields.decode()
 }
 
 fn position(doc: &RawDocument) -> Result<u64, DecodeError> {

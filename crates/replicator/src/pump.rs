@@ -286,8 +286,10 @@ impl Pump {
     async fn apply_and_read_on(&mut self, part: &Part, size: usize) -> Result<Tally, Stall> {
         let reading = (part.entries().len() >= size).then(|| {
             let feed = self.feed.clone();
+            // It may be larger.
+            let most = size.saturating_mul(pace::GROWTH_MAX).min(self.shared.tuning().batch_entries_max);
             tokio::task::spawn_blocking(move || {
-                feed.lock().unwrap_or_else(PoisonError::into_inner).fill(size)
+                feed.lock().unwrap_or_else(PoisonError::into_inner).fill(most)
             })
         });
         let applied = self.apply(part).await;

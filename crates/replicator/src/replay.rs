@@ -1,6 +1,7 @@
 //! Sends certain statements again, in few commands, and says which keys did not come out as on the source.
 //!
-//! - statements are spread over [`Lane`]s by a hash of their key: lanes need no order among each other
+//! - statements are spread over [`Lane`]s, a key's all over one: lanes need no order among each other. What came one after
+//!   the other mostly lies side by side on the server as well, so a lane is a stretch of them, not every eighth
 //! - a lane is a row of *levels*, sent one after the other; the commands of one level have no key in common and may be
 //!   under way together. So a lane usually is one level of up to three commands: its inserts, updates and deletes
 //! - a command that holds a key twice is ordered
@@ -8,7 +9,6 @@
 //! Not here: what to do about a difference (`converge.rs` copies the key).
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
 use bson::raw::{RawArrayBuf, RawDocument, RawDocumentBuf};
 use bson::{cstr, rawdoc};
@@ -45,8 +45,15 @@ enum Kind {
 #[derive(Debug, Default)]
 pub struct Lane<'a> {
     levels: Vec<Vec<Command<'a>>>,
-    /// Where a key's last statement stands: level and place in it.
-    last: HashMap<&'a Key, (usize, usize)>,
+}
+
+/// Where a key's last statement stands.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    lane: usize,
+    level: usize,
+    /// In the level.
+    place: usize,
 }
 
 /// How many lanes so many statements are worth, of those that there are.
@@ -56,16 +63,17 @@ pub fn lanes_for(statements: usize, lanes_max: usize) -> usize {
 
 /// Spreads keyed statements, given in the log's order, over so many lanes; at least one.
 pub fn lanes(units: &[Unit], count: usize) -> Vec<Lane<'_>> {
-    let count = count.max(1);
-    let mut lanes: Vec<Lane<'_>> = (0..count).map(|_| Lane::default()).collect();
-    let hasher = BuildHasherDefault::<DefaultHasher>::default();
-    for unit in units {
+    let stretch = units.len().div_ceil(count.max(1)).max(1);
+    let mut lanes: Vec<Lane<'_>> = (0..count.max(1)).map(|_| Lane::default()).collect();
+    let mut last: HashMap<&Key, Last> = HashMap::with_capacity(units.len());
+    for (at, unit) in units.iter().enumerate() {
         let (Touch::Key(key), Some((kind, document))) = (&unit.effect().target.touch, statement(unit)) else {
             continue;
         };
-        #[allow(clippy::cast_possible_truncation)]
-        let lane = if count == 1 { 0 } else { hasher.hash_one(key) as usize % count };
-        lanes[lane].push(unit, key, kind, document.as_bytes().len());
+        let before = last.get(key);
+        let lane = before.map_or(at / stretch, |before| before.lane);
+        let (level, place) = lanes[lane].push(unit, before, kind, document.as_bytes().len());
+        last.insert(key, Last { lane, level, place });
     }
     lanes
 }
@@ -76,12 +84,13 @@ impl<'a> Lane<'a> {
         &self.levels
     }
 
-    fn push(&mut self, unit: &'a Unit, key: &'a Key, kind: Kind, bytes: usize) {
-        let at = match self.last.get(key) {
+    /// Behind its key's last statement, if it has one; says at which level and place.
+    fn push(&mut self, unit: &'a Unit, before: Option<&Last>, kind: Kind, bytes: usize) -> (usize, usize) {
+        let at = match before {
             // Behind its predecessor, in the same command if it is of the same kind: from then on that is ordered. (Two
             // inserts, or two deletes, of one key in a row cannot both have had an effect; the order keeps even that
             // harmless.)
-            Some(&(level, place)) => {
+            Some(&Last { level, place, .. }) => {
                 let command = &mut self.levels[level][place];
                 if command.kind == kind && command.takes(bytes) {
                     command.ordered = true;
@@ -92,10 +101,10 @@ impl<'a> Lane<'a> {
             }
             None => (0, self.place(0, kind, bytes)),
         };
-        self.last.insert(key, at);
         let command = &mut self.levels[at.0][at.1];
         command.units.push(unit);
         command.bytes += bytes;
+        at
     }
 
     /// A command of this kind with room for so many bytes.
@@ -312,7 +321,7 @@ mod tests {
         for lane in &lanes {
             assert_eq!(lane.levels().len(), 2);
             assert_eq!(lane.levels()[0][0].units.len(), lane.levels()[1][0].units.len());
-            assert!(lane.last.len() > 300, "{}", lane.last.len());
+            assert_eq!(lane.levels()[0][0].units.len(), 400);
         }
     }
 

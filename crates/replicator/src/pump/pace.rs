@@ -12,6 +12,8 @@ use crate::tuning::Tuning;
 const QUICK: Duration = Duration::from_millis(700);
 /// One that takes longer is followed by a smaller one: orders, and the end, wait for it.
 const SLOW: Duration = Duration::from_millis(2_000);
+/// A batch that takes next to no time may be followed by one so many times as large.
+pub(super) const GROWTH_MAX: usize = 4;
 /// The first batch, and the one after a failure.
 const ENTRIES_FIRST: usize = 1_000;
 /// Never less.
@@ -71,7 +73,7 @@ impl Pace {
                 self.entries = entries.min(self.entries) / 2;
             } else if took < QUICK && entries >= self.entries() {
                 // Over a long line each batch costs round trips, however small it is.
-                let factor = if took < QUICK / 4 { 4 } else { 2 };
+                let factor = if took < QUICK / 4 { GROWTH_MAX } else { 2 };
                 self.entries = self.entries.saturating_mul(factor).min(self.tuning.batch_entries_max);
             }
         }
