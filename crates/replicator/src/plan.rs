@@ -14,166 +14,17 @@
 //! Pure: no clock, no sockets. Not here: how work is done (`replay.rs`, `converge.rs`).
 
 mod as_one;
+mod learn;
+mod rules;
+mod work;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 
-use bson::Timestamp;
-use record::{Doubt, Effect, Entry, Key, Namespace, Op, Predicate, Raw, Touch};
+use record::{Key, Namespace, Op, Touch};
 
-/// The planner's bounds.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Keys that one namespace remembers as ahead; beyond that its floor rises. 64 k keys are about 10 MiB.
-    pub ahead_keys_max: usize,
-    /// Predicates of one namespace in one batch that still are barriers of their own; with more of them the
-    /// batch is converged as a whole, which takes one round of reading and writing instead of one for each.
-    pub barriers_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { ahead_keys_max: 65_536, barriers_max: 8 }
-    }
-}
-
-/// The rules, each a real branch, so that the model can show what each is for. All on in the product.
-#[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    /// What is in doubt is converged, never replayed.
-    pub doubt: bool,
-    /// A key that was converged is replayed only from marks behind the reading.
-    pub ahead: bool,
-    /// What may have been sent before a restart or an unknown outcome is converged.
-    pub sent: bool,
-    /// A predicate waits for what is before it, and what is behind waits for it.
-    pub barrier: bool,
-    /// A `multi` statement is replayed only when no key of its namespace is ahead.
-    pub lone_multi: bool,
-    /// While a namespace is dirty, its entries are only converged.
-    pub dirty: bool,
-    /// When a scan has ended, its namespace is, as a whole, ahead.
-    pub scan_floor: bool,
-    /// What becomes dirty during a scan is scanned again.
-    pub scan_again: bool,
-    /// What is ahead and evicted raises its namespace's floor.
-    pub evicted: bool,
-    /// Keys in the dead letters are never replayed.
-    pub dead: bool,
-    /// What is sent before the rest of its batch has no key in common with it.
-    pub apart: bool,
-}
-
-impl Default for Rules {
-    fn default() -> Rules {
-        Rules {
-            doubt: true,
-            ahead: true,
-            sent: true,
-            barrier: true,
-            lone_multi: true,
-            dirty: true,
-            scan_floor: true,
-            scan_again: true,
-            evicted: true,
-            dead: true,
-            apart: true,
-        }
-    }
-}
-
-/// One statement of an entry. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Unit {
-    /// The entry's number in its batch, for counting.
-    pub entry: usize,
-    whole: Arc<Entry>,
-    nth: usize,
-}
-
-impl Unit {
-    /// The statements of an entry, which has this number in its batch.
-    pub fn all(entry: usize, whole: &Arc<Entry>) -> impl Iterator<Item = Unit> {
-        (0..whole.effects.len()).map(move |nth| Unit { entry, whole: whole.clone(), nth })
-    }
-
-    /// What it did, or may have done.
-    pub fn effect(&self) -> &Effect {
-        &self.whole.effects[self.nth]
-    }
-
-    /// Whether it is part of a captured transaction that is certain.
-    pub fn is_atomic(&self) -> bool {
-        self.whole.atomic
-    }
-
-    /// Position of the entry's mark.
-    pub fn mark(&self) -> u64 {
-        self.whole.mark
-    }
-
-    /// Why it is in doubt, if it is.
-    pub fn doubt(&self) -> Option<Doubt> {
-        self.whole.doubt
-    }
-
-    /// The source's time of the write, where it has one.
-    pub fn operation_time(&self) -> Option<Timestamp> {
-        self.whole.operation_time
-    }
-}
-
-/// What the executor does next for one namespace.
-#[derive(Debug, Default)]
-pub struct Work {
-    /// Keyed and certain: sent again, in this order.
-    pub replay: Vec<Unit>,
-    /// Then: these keys, and the target's documents that match these predicates, are made equal to the source.
-    pub converge: Converge,
-    /// Or, alone: this statement over many documents is sent again.
-    pub multi: Option<Unit>,
-    /// Or, alone: only a full comparison can make the namespace good.
-    pub dirty: Option<Unit>,
-    /// How many units this takes from the front of the queue.
-    pub taken: usize,
-}
-
-/// What is to be converged.
-#[derive(Debug, Default)]
-pub struct Converge {
-    /// Documents by `_id`.
-    pub keys: Vec<Key>,
-    /// Documents by a filter, looked up on the target.
-    pub predicates: Vec<Predicate>,
-    /// The entries that are done with it, for counting.
-    pub entries: Vec<usize>,
-    /// The source is read at or after this time.
-    pub after: Option<Timestamp>,
-}
-
-impl Converge {
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.predicates.is_empty()
-    }
-
-    /// Adds what `unit` touched; a `barrier` with a key is looked up on the target as well.
-    fn add(&mut self, unit: &Unit, barrier: bool) {
-        match &unit.effect().target.touch {
-            Touch::Key(key) => {
-                self.keys.push(key.clone());
-                if barrier {
-                    let filter = Raw(key.filter().to_owned());
-                    self.predicates.push(Predicate { filter, collation: None, variables: None });
-                }
-            }
-            Touch::Predicate(predicate) => self.predicates.push(predicate.clone()),
-            Touch::Namespace | Touch::Database => {}
-        }
-        self.entries.push(unit.entry);
-        self.after = self.after.max(unit.operation_time());
-    }
-}
+pub use learn::Scan;
+pub use rules::{Limits, Rules};
+pub use work::{Converge, Unit, Work, queues};
 
 /// What is known of a namespace.
 #[derive(Debug, Default)]
@@ -206,12 +57,6 @@ impl State {
     }
 }
 
-/// A comparison of a whole namespace: every difference that is there now will have been converged when it ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scan {
-    marks: u64,
-}
-
 /// Decides; remembers what is ahead, dirty and dead.
 #[derive(Debug, Default)]
 pub struct Planner {
@@ -226,26 +71,6 @@ pub struct Planner {
     /// The target knows no transactions: their statements are sent by themselves.
     one_by_one: bool,
     dirty_databases: HashSet<String>,
-}
-
-/// Cuts numbered entries into units, by namespace, in the log's order.
-pub fn queues<'a>(
-    entries: impl IntoIterator<Item = (usize, &'a Arc<Entry>)>,
-) -> Vec<(Namespace, VecDeque<Unit>)> {
-    let mut order: Vec<(Namespace, VecDeque<Unit>)> = Vec::new();
-    let mut index: HashMap<Namespace, usize> = HashMap::new();
-    for (number, entry) in entries {
-        for unit in Unit::all(number, entry) {
-            let ns = &unit.effect().target.ns;
-            let at = index.get(ns).copied().unwrap_or_else(|| {
-                index.insert(ns.clone(), order.len());
-                order.push((ns.clone(), VecDeque::new()));
-                order.len() - 1
-            });
-            order[at].1.push_back(unit);
-        }
-    }
-    order
 }
 
 impl Planner {
@@ -345,117 +170,6 @@ impl Planner {
             && !self.only_converged(state, unit)
             && (state.dead.is_empty() || !self.rules.dead)
             && !state.collated
-    }
-
-    /// These keys are equal to the source as it was when the log's head stood at `head`, read after the
-    /// source was.
-    pub fn converged(&mut self, ns: &Namespace, keys: impl IntoIterator<Item = Key>, head: u64) {
-        let state = self.namespaces.entry(ns.clone()).or_default();
-        state.ahead.extend(keys.into_iter().map(|key| (key, head)));
-        if state.ahead.len() > self.limits.ahead_keys_max {
-            if self.rules.evicted {
-                state.floor = state.ahead.values().copied().fold(state.floor, u64::max);
-            }
-            state.ahead.clear();
-        }
-    }
-
-    /// What was sent of entries with marks before `head` is not known any more: a connection broke.
-    pub fn unknown_outcome(&mut self, head: u64) {
-        self.sent_before = self.sent_before.max(head);
-        for state in self.namespaces.values_mut() {
-            state.ahead.clear(); // `sent_before` is above every one of them
-        }
-    }
-
-    /// No entry that still comes has a mark before `horizon`: what is ahead of less is forgotten.
-    pub fn forget(&mut self, horizon: u64) {
-        for state in self.namespaces.values_mut() {
-            state.ahead.retain(|_, head| *head > horizon);
-        }
-    }
-
-    /// From now on entries of `ns`, a collection or a whole database, are only converged.
-    pub fn set_dirty(&mut self, ns: &Namespace) {
-        if ns.coll().is_empty() {
-            self.dirty_databases.insert(ns.db().to_owned());
-        }
-        let state = self.namespaces.entry(ns.clone()).or_default();
-        state.dirty = true;
-        state.marks += 1;
-    }
-
-    /// Options or indexes of `ns` have changed: its documents are followed as before, and a scan under way has not seen it.
-    pub fn set_misshapen(&mut self, ns: &Namespace) {
-        self.namespaces.entry(ns.clone()).or_default().marks += 1;
-    }
-
-    /// A comparison of `ns` begins; nothing of it has been read yet.
-    pub fn scan_begins(&self, ns: &Namespace) -> Scan {
-        Scan { marks: self.namespaces.get(ns).map_or(0, |state| state.marks) }
-    }
-
-    /// Every difference that the scan found is converged. `head` is the log's, taken after the scan's last reading.
-    /// Says whether `ns` is clean now; else it became dirty meanwhile and needs another scan.
-    pub fn scan_ended(&mut self, ns: &Namespace, scan: Scan, head: u64) -> bool {
-        let rules = self.rules;
-        let state = self.namespaces.entry(ns.clone()).or_default();
-        if state.marks != scan.marks && rules.scan_again {
-            return false;
-        }
-        state.dirty = false;
-        if rules.scan_floor {
-            state.floor = state.floor.max(head);
-        }
-        true
-    }
-
-    /// `ns` was not dirty in truth. `head` is the log's: what was held back till now is converged.
-    pub fn not_dirty(&mut self, ns: &Namespace, head: u64) {
-        if let Some(state) = self.namespaces.get_mut(ns) {
-            state.dirty = false;
-            state.floor = state.floor.max(head);
-        }
-    }
-
-    /// Each namespace that a dirty database, or everything dirty, may have meant has become dirty by itself. `head`
-    /// is the log's, taken after the namespaces were listed: those that have come since have only what is in the log.
-    pub fn each_is_dirty(&mut self, head: u64) {
-        for db in std::mem::take(&mut self.dirty_databases) {
-            self.namespaces.remove(&Namespace::new(&db, ""));
-        }
-        self.everything_dirty = false;
-        self.sent_before = self.sent_before.max(head);
-    }
-
-    /// From now on all entries are only converged.
-    pub fn set_everything_dirty(&mut self) {
-        self.everything_dirty = true;
-    }
-
-    /// Whether the target knows transactions.
-    pub fn set_transactions(&mut self, known: bool) {
-        self.one_by_one = !known;
-    }
-
-    /// Several logs feed the target, in no order: whatever happens, entries are only converged.
-    pub fn set_joined(&mut self) {
-        self.joined = true;
-    }
-
-    /// Strings in keys of `ns` compare by a collation.
-    pub fn set_collated(&mut self, ns: &Namespace) {
-        self.namespaces.entry(ns.clone()).or_default().collated = true;
-    }
-
-    /// `key` is in the dead letters.
-    pub fn set_dead(&mut self, ns: &Namespace, key: &Key) {
-        self.namespaces.entry(ns.clone()).or_default().dead.insert(key.clone());
-    }
-
-    /// `key` has left the dead letters; says whether it was there.
-    pub fn clear_dead(&mut self, ns: &Namespace, key: &Key) -> bool {
-        self.namespaces.get_mut(ns).is_some_and(|state| state.dead.remove(key))
     }
 }
 
