@@ -16,8 +16,8 @@ use tracing::{info, warn};
 
 use crate::converge::{Refused, Writing};
 use crate::execute::{Executor, Stall};
+use crate::server::Concern;
 use crate::shared::now_ms;
-use crate::source::Concern;
 
 /// Rounds that brought nothing, until what is left counts as refused. The source goes on changing meanwhile, which makes
 /// some rounds meet what is past already.

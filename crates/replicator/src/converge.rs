@@ -15,8 +15,8 @@ use crate::error::{Class, ServerError};
 use crate::execute::{Executor, Stall, together};
 use crate::plan::Converge;
 use crate::replay::replacement;
+use crate::server::Concern;
 use crate::shared::{Way, now_ms};
-use crate::source::Concern;
 use crate::target::{Reply, Validation};
 
 /// Keys that are read and written in one step, at most and, while there are lanes for more steps, at least.

@@ -12,7 +12,7 @@ use record::Namespace;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ServerError;
-use crate::source::{cursor, next};
+use crate::server::{cursor, next};
 use crate::target::{OWN_DATABASE, Target};
 
 /// The field of options and indexes.

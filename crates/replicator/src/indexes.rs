@@ -11,7 +11,7 @@ use tracing::info;
 use crate::error::ServerError;
 use crate::execute::{Executor, Stall};
 use crate::expiry::EXPIRY;
-use crate::source::{cursor, next};
+use crate::server::{cursor, next};
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
 /// There is no such index; a view or a time-series collection, which has none by that name.

@@ -26,6 +26,7 @@ mod pump;
 mod recent;
 mod remember;
 pub mod replay;
+mod server;
 mod shared;
 mod source;
 mod state;
@@ -49,10 +50,9 @@ pub use notes::{Noted, note, noted};
 pub use orphans::Orphan;
 use prometheus::Registry;
 use record::{Mark, Namespace, Record, RecordKind};
+pub use server::{Collection, Concern, answer, collection, concern, connect, cursor, integer, next};
 pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_ms};
-pub use source::{
-    Collection, Concern, Dial, Dialled, Duplex, answer, collection, concern, connect, cursor, integer, next,
-};
+pub use source::{Dial, Dialled, Duplex};
 pub use state::{Bypass, Cause, DeadLetter, Desired, Dirty, Filter, Keep};
 use synclog::{Lsn, ReadError, Reader, SyncLog};
 pub use target::{OWN_DATABASE, Reply, Validation, WriteError};

@@ -9,22 +9,27 @@
 //! Chosen against session ids that survive a restart: driver 3.9 adds its own `lsid` to every command and the
 //! server refuses a second one (40413), so a session cannot be resumed by a later process.
 
+mod collections;
+mod fence;
+mod reply;
 mod transaction;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
-use bson::{Bson, Document, doc, rawdoc};
+use bson::{Document, doc, rawdoc};
 use mongodb::Client;
 use record::Namespace;
 use tokio::sync::OnceCell;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::error::{Class, ServerError, UNAUTHORIZED, without_values};
-use crate::expiry::EXPIRY;
-use crate::source::{self, Collection, answer, connect, cursor, integer, next};
+use crate::server::{self, answer, connect, cursor, next};
 
+use fence::name;
+use reply::read_reply;
+pub use reply::{Reply, WriteError};
 pub(crate) use transaction::Tried;
 
 /// The database on the target that holds dualsync's own state.
@@ -38,12 +43,6 @@ pub const TIME_LIMIT_EXCEEDED: i32 = 50;
 const POOL_MAX: u32 = 100;
 /// Before what was turned away is sent again; then it counts as an outage.
 const SHED_WAITS_MS: [u64; 5] = [100, 200, 400, 800, 1_600];
-/// Between two looks at the target's connections.
-const FENCE_INTERVAL: Duration = Duration::from_millis(100);
-/// Looks until that is said: half a minute.
-const FENCE_LOOKS_QUIET: u32 = 300;
-/// Where the server does not show its connections: how long a late command may take.
-const FENCE_BLIND_WAIT: Duration = Duration::from_secs(10);
 
 /// The server that is kept equal. One generation of connections; made anew after an unknown outcome.
 pub struct Target {
@@ -66,32 +65,6 @@ pub enum Validation {
     Asked,
     /// The source has taken the documents already; needs the right `bypassDocumentValidation`.
     Bypassed,
-}
-
-/// What a write command answered.
-#[derive(Debug, Default)]
-pub struct Reply {
-    /// Documents matched, inserted or deleted.
-    pub n: u64,
-    /// Documents modified.
-    pub modified: u64,
-    /// Documents upserted.
-    pub upserted: u64,
-    /// Statements that failed: their index, code, and the values of a unique index that stood in the way.
-    pub errors: Vec<WriteError>,
-}
-
-/// One failed statement.
-#[derive(Debug)]
-pub struct WriteError {
-    /// Which statement.
-    pub index: usize,
-    /// The server's code.
-    pub code: i32,
-    /// For a person.
-    pub message: String,
-    /// The unique index's values, when one stood in the way.
-    pub key_value: Option<Document>,
 }
 
 impl Target {
@@ -132,85 +105,7 @@ impl Target {
 
     /// The server's version.
     pub async fn version(&self) -> Result<String, ServerError> {
-        source::version(self.client().await?).await
-    }
-
-    /// Waits until no command of an earlier generation can land any more, nor one of the logs `replaced` by this one.
-    pub async fn fence(&self, replaced: &[String]) -> Result<(), ServerError> {
-        let mut everybody = true;
-        let mut looks = 0;
-        loop {
-            match self.others(everybody, replaced).await {
-                Ok((0, transactions)) => {
-                    self.end_transactions(transactions).await?;
-                    return Ok(());
-                }
-                Ok((connections, _)) => {
-                    looks += 1;
-                    if looks == FENCE_LOOKS_QUIET {
-                        warn!(
-                            connections,
-                            "nothing is sent until the target has ended what an earlier connection of ours left running"
-                        );
-                    }
-                    tokio::time::sleep(FENCE_INTERVAL).await;
-                }
-                // Without the privilege `inprog` a user still sees its own operations, which is what we ask for.
-                Err(error) if everybody && matches!(error.class, Class::Identity | Class::Refused) => {
-                    everybody = false
-                }
-                Err(error) if matches!(error.class, Class::Identity | Class::Refused) => {
-                    warn!(%error, wait_s = FENCE_BLIND_WAIT.as_secs(), "target does not show its connections, waiting for late commands instead");
-                    tokio::time::sleep(FENCE_BLIND_WAIT).await;
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Transactions that nobody will commit any more hold their documents for a minute, if nobody ends them.
-    async fn end_transactions(&self, sessions: Vec<Document>) -> Result<(), ServerError> {
-        if !sessions.is_empty() {
-            let admin = self.client().await?.database("admin");
-            let killed = answer("killSessions", admin.run_command(doc! {"killSessions": sessions})).await;
-            if let Err(error) = killed {
-                info!(%error, "the target ends transactions of ours by itself, after a minute");
-            }
-        }
-        Ok(())
-    }
-
-    /// How many connections and operations of other generations the server knows, and the sessions of those whose
-    /// transactions are open.
-    async fn others(
-        &self,
-        everybody: bool,
-        replaced: &[String],
-    ) -> Result<(usize, Vec<Document>), ServerError> {
-        let names: Vec<String> = replaced.iter().map(|id| name(id)).chain([self.name.clone()]).collect();
-        let pattern = format!("^({}) ", names.join("|"));
-        let command = rawdoc! {
-            "aggregate": 1,
-            "pipeline": [
-                {"$currentOp": {"allUsers": everybody, "idleConnections": true}},
-                {"$match": {"appName": {"$regex": pattern, "$ne": self.generation.as_str()}}},
-                {"$project": {"type": 1, "lsid.id": 1}},
-            ],
-            "cursor": {},
-        };
-        let mut cursor = cursor(self.client().await?, "admin", command).await?;
-        let (mut count, mut sessions) = (0, Vec::new());
-        while let Some(other) = next(&mut cursor).await? {
-            // One without a connection: what would commit it cannot come any more.
-            match other.get_document("lsid") {
-                Ok(session) if other.get_str("type").is_ok_and(|it| it == "idleSession") => {
-                    sessions.extend(Document::try_from(session).ok());
-                }
-                _ => count += 1,
-            }
-        }
-        Ok((count, sessions))
+        server::version(self.client().await?).await
     }
 
     /// Sends a write command (made without its write concern) and reads what it did.
@@ -312,71 +207,6 @@ impl Target {
         Ok(self.candidates(ns, &filter, None, None, 1).await?.pop())
     }
 
-    /// About how many documents it holds; 0 for none.
-    pub async fn count(&self, ns: &Namespace) -> Result<u64, ServerError> {
-        let database = self.client().await?.database(ns.db());
-        let count = answer("count", database.run_command(doc! {"count": ns.coll()})).await?;
-        Ok(u64::try_from(integer(count.get("n"))).unwrap_or(0))
-    }
-
-    /// The indexes but for that of `_id`.
-    pub async fn indexes(&self, ns: &Namespace) -> Result<Vec<RawDocumentBuf>, ServerError> {
-        crate::indexes::indexes(self.client().await?, ns).await
-    }
-
-    /// Drops an index; one that does not exist is none.
-    pub async fn drop_index(&self, ns: &Namespace, name: &str) -> Result<(), ServerError> {
-        const INDEX_NOT_FOUND: i32 = 27;
-        let drop = rawdoc! {"dropIndexes": ns.coll(), "index": name, "writeConcern": {"w": "majority"}};
-        match answer("dropIndexes", self.client().await?.database(ns.db()).run_raw_command(drop)).await {
-            Err(error) if error.code == Some(INDEX_NOT_FOUND) => Ok(()),
-            other => other.map(|_| ()),
-        }
-    }
-
-    /// The collection's kind and options; `None` when it does not exist.
-    pub async fn collection(&self, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
-        source::collection(self.client().await?, ns).await
-    }
-
-    /// Its collections and views.
-    pub async fn namespaces(&self) -> Result<Vec<Namespace>, ServerError> {
-        source::namespaces(self.client().await?, None).await
-    }
-
-    /// The collections and views of one database.
-    pub async fn namespaces_of(&self, db: &str) -> Result<Vec<Namespace>, ServerError> {
-        source::namespaces(self.client().await?, Some(db)).await
-    }
-
-    /// Drops a collection or view; one that does not exist is none.
-    pub async fn drop(&self, ns: &Namespace) -> Result<(), ServerError> {
-        const NAMESPACE_NOT_FOUND: i32 = 26;
-        let drop = rawdoc! {"drop": ns.coll(), "writeConcern": {"w": "majority"}};
-        match answer("drop", self.client().await?.database(ns.db()).run_raw_command(drop)).await {
-            Err(error) if error.code == Some(NAMESPACE_NOT_FOUND) => Ok(()),
-            other => other.map(|_| ()),
-        }
-    }
-
-    /// Creates a collection with these options; one that exists is left as it is.
-    pub async fn create(&self, ns: &Namespace, options: &RawDocumentBuf) -> Result<(), ServerError> {
-        const NAMESPACE_EXISTS: i32 = 48;
-        let mut create = rawdoc! {"create": ns.coll()};
-        for option in options {
-            let (name, value) = option.map_err(|e| ServerError::from_code(9, &e.to_string()))?;
-            // A target that expires by itself loses what the application renews; what is measured is never renewed.
-            if name.as_str() != EXPIRY || options.get_document("timeseries").is_ok() {
-                create.append(name, value);
-            }
-        }
-        create.append(bson::cstr!("writeConcern"), rawdoc! {"w": "majority"});
-        match answer("create", self.client().await?.database(ns.db()).run_raw_command(create)).await {
-            Err(error) if error.code == Some(NAMESPACE_EXISTS) => Ok(()),
-            other => other.map(|_| ()),
-        }
-    }
-
     /// One document of our own bookkeeping.
     pub async fn find_own(
         &self,
@@ -386,30 +216,5 @@ impl Target {
         let mut find = rawdoc! {"find": ns.coll(), "limit": 1};
         find.append(bson::cstr!("filter"), filter.as_ref());
         next(&mut cursor(self.client().await?, ns.db(), find).await?).await
-    }
-}
-
-/// How connections of a log begin their application name.
-fn name(log_id: &str) -> String {
-    format!("dualsync {log_id}")
-}
-
-fn read_reply(reply: &Document) -> Reply {
-    let number = |name| u64::try_from(integer(reply.get(name))).unwrap_or(0);
-    let errors = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
-    Reply {
-        n: number("n"),
-        modified: number("nModified"),
-        upserted: reply.get_array("upserted").map_or(0, |list| list.len() as u64),
-        errors: errors.iter().filter_map(Bson::as_document).map(read_write_error).collect(),
-    }
-}
-
-fn read_write_error(error: &Document) -> WriteError {
-    WriteError {
-        index: usize::try_from(integer(error.get("index"))).unwrap_or(0),
-        code: i32::try_from(integer(error.get("code"))).unwrap_or(0),
-        message: error.get_str("errmsg").unwrap_or_default().to_owned(),
-        key_value: error.get_document("keyValue").ok().cloned(),
     }
 }

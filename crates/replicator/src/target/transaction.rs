@@ -10,7 +10,7 @@ use record::Namespace;
 
 use super::{Reply, Target, Validation, read_reply};
 use crate::error::{Class, ServerError};
-use crate::source::answered;
+use crate::server::answered;
 
 /// What became of a part of it.
 #[derive(Debug)]
