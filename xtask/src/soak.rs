@@ -79,9 +79,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     outcome
 }
 
-/// A replica set alone steps down, and undoes nothing when it is killed.
+/// A replica set alone steps down.
 fn turns(options: &Options) -> Vec<(Source, Kinds)> {
-    let needs_set = |fault: &Fault| matches!(fault, Fault::StepDown | Fault::KillSource);
+    let needs_set = |fault: &Fault| matches!(fault, Fault::StepDown);
     let sources = match options.source {
         Some(Only::Standalone) => vec![Source::Standalone],
         Some(Only::ReplicaSet) => vec![Source::ReplicaSet],

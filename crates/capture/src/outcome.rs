@@ -414,7 +414,9 @@ const BEFORE_ANYTHING: &[i64] =
 const UNREADABLE: &[i64] = &[15, 22, 40_430, 40_431, 40_432, 40_433, 40_587, 51_252];
 /// Checked before a batch runs; in the middle of one they come as `writeErrors`. A `$merge` fails midway with them, also
 /// with 10334: a document that it makes up is too large, as a body may be.
-const BEFORE_STATEMENTS: &[i64] = &[2, 9, 14, 16, 72, 73, 117, 166, 10_334, 40_587];
+/// 10065: an object was expected, 4886600: `apiStrict` without a version, 5916400: no buckets (seen on 6.0.5).
+const BEFORE_STATEMENTS: &[i64] =
+    &[2, 9, 14, 16, 72, 73, 117, 166, 10_065, 10_334, 40_587, 4_886_600, 5_916_400];
 /// Of one statement, before it looks at any document: a variable that is not defined, many documents with a
 /// `txnNumber`, a view (all seen on 6.0.5). A wrong operator's 2 and 9 may also come midway.
 pub(crate) const BEFORE_DOCUMENTS: &[i64] = &[72, 166, 17_276];

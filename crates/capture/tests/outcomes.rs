@@ -78,9 +78,10 @@ fn errors_of_the_command() {
     }
     check(&three(), &rawdoc! {"ok": 0.0}, all, &unknown);
     check(&three(), &rawdoc! {}, all, &unknown);
-    for code in
-        [9, 13, 14, 16, 18, 20, 40415, 40414, 40433, 59, 72, 73, 166, 263, 323, 352, 40571, 2, 10334, 225]
-    {
+    for code in [
+        9, 13, 14, 16, 18, 20, 40415, 40414, 40433, 59, 72, 73, 166, 263, 323, 352, 40571, 2, 10334, 225,
+        10065, 4886600,
+    ] {
         check(&three(), &rawdoc! {"ok": 0.0, "code": code}, all, &["closed"]);
     }
     // Not primary, a conflict: nothing, for one statement over one document.

@@ -6,7 +6,8 @@
 //! - [`Kinds::Followed`] draws what is followed without a comparison, [`Kinds::All`] also what is not (`$out`, DDL, …)
 //! - [`Fault`]s disturb it; a seed that fails is shrunk to a script that fails still, as far as chance lets it
 //!
-//! Not here: capped and time-series collections, which are not copied yet; writes past the proxy.
+//! Capped and time-series collections are written to, but not compared: they are not copied yet. Not here: writes past
+//! the proxy.
 
 mod commands;
 mod faults;
@@ -48,8 +49,6 @@ pub struct Traffic {
     pub hang_ups: bool,
     /// Statements that take long enough to be stopped on the way.
     pub slow: bool,
-    /// Only writes that outlive a kill of the source once they are acknowledged.
-    pub durable: bool,
 }
 
 /// Which commands there are.
@@ -139,7 +138,11 @@ impl Run {
         script: &Script,
         database: &str,
     ) -> Result<(Outcome, Comparison)> {
-        let before = commands::Commands::new(database).before();
+        let commands = commands::Commands::new(database);
+        let mut before = commands.before();
+        if self.kinds == Kinds::All {
+            before.extend(commands.before_compared());
+        }
         play::prepare(&before, &world.dualsync.proxy_address()).await.context("prepare")?;
         world.settle().await.context("before the traffic")?;
         let followed = world.followed().await?;
@@ -181,7 +184,6 @@ impl Run {
             sessions: self.source == Source::ReplicaSet,
             hang_ups: has(Fault::HangUps),
             slow: has(Fault::KillOp) || has(Fault::TimeLimits),
-            durable: has(Fault::KillSource),
         }
     }
 }

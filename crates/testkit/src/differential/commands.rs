@@ -1,5 +1,8 @@
 //! Random commands, of every kind that capture tells apart.
 
+mod compared;
+mod odd;
+
 use bson::{Bson, Document, doc};
 use fastrand::Rng;
 
@@ -25,10 +28,24 @@ pub(super) struct Commands {
 }
 
 /// The collections and their share of the writes.
-const COLLECTIONS: &[(&str, u32)] =
-    &[("hot", 40), ("keyed", 20), ("warm", 14), ("unique", 12), ("valid", 6), ("folded", 6), ("wide", 4)];
+const COLLECTIONS: &[(&str, u32)] = &[
+    ("hot", 40),
+    ("keyed", 20),
+    ("warm", 14),
+    ("unique", 9),
+    ("partial", 5),
+    ("valid", 3),
+    ("moderate", 3),
+    ("warned", 2),
+    ("folded", 6),
+    ("clustered", 6),
+    ("wide", 4),
+];
 /// Collections that come and go, in a run with such commands.
 const PASSING: [&str; 3] = ["passing0", "passing1", "passing2"];
+/// Capped, and of time series.
+pub(super) const SIZED: &str = "sized";
+pub(super) const SERIES: &str = "series";
 
 impl Commands {
     pub(super) fn new(database: &str) -> Commands {
@@ -51,11 +68,29 @@ impl Commands {
             doc! {"create": "keyed"},
             index("hot", doc! {"n": 1}, false),
             index("warm", doc! {"n": 1}, false),
-            doc! {"create": "valid", "validator": {"n": {"$not": {"$type": "string"}}}},
+            doc! {"create": "valid", "validator": no_text()},
+            doc! {"create": "moderate", "validator": no_text(), "validationLevel": "moderate"},
+            doc! {"create": "warned", "validator": no_text(), "validationAction": "warn"},
+            doc! {"create": "clustered", "clusteredIndex": {"key": {"_id": 1}, "unique": true}},
+            doc! {"create": "partial"},
+            doc! {"createIndexes": "partial", "indexes": [{
+                "key": {"k": 1}, "name": "k_1", "unique": true, "partialFilterExpression": {"n": {"$gt": 9}},
+            }]},
+            doc! {"create": "sight", "viewOn": "warm", "pipeline": [{"$match": {"n": {"$gt": 3}}}]},
             doc! {"create": "folded", "collation": {"locale": "en", "strength": 2}},
             doc! {"create": "unique"},
             index("unique", doc! {"k": 1}, true),
             doc! {"insert": "wide", "documents": wide},
+        ];
+        commands.into_iter().map(|command| self.with_db(command)).collect()
+    }
+
+    /// What is there beside, where commands are sent that need a comparison: collections that are not copied, so that
+    /// all that is to be seen of them is that nothing else suffers.
+    pub(super) fn before_compared(&self) -> Vec<Document> {
+        let commands = [
+            doc! {"create": SIZED, "capped": true, "size": 100_000, "max": 50},
+            doc! {"create": SERIES, "timeseries": {"timeField": "at", "metaField": "m"}},
         ];
         commands.into_iter().map(|command| self.with_db(command)).collect()
     }
@@ -80,6 +115,11 @@ impl Commands {
         self.with_db(command)
     }
 
+    /// The command, now and then in an odd spelling.
+    pub(super) fn spelled(rng: &mut Rng, command: Document) -> Document {
+        if rng.u8(0..12) == 0 { odd::spelled(rng, command) } else { command }
+    }
+
     /// Adds a statement to a batch, as a retry that overlaps the first try in part.
     pub(super) fn extend(&self, rng: &mut Rng, body: &mut Document) {
         if let Ok(coll) = body.get_str("insert").map(ToOwned::to_owned)
@@ -87,106 +127,6 @@ impl Commands {
         {
             documents.push(values::document(rng, &coll).into());
         }
-    }
-
-    /// A command that is followed by a comparison, and whether its cursor does the writing.
-    pub(super) fn compared(&self, rng: &mut Rng) -> (Document, bool) {
-        let passing = |rng: &mut Rng| PASSING[rng.usize(0..PASSING.len())];
-        let other = format!("{}_b", self.database);
-        let command = match rng.u8(0..24) {
-            0..3 => {
-                let into = passing(rng);
-                return self.aggregate(rng, into);
-            }
-            3 => {
-                let out = ["replace", "merge", "reduce"][rng.usize(0..3)];
-                doc! {
-                    "mapReduce": "hot", "map": "function() { emit(this.n, 1) }",
-                    "reduce": "function(key, values) { return Array.sum(values) }", "out": {out: "reduced"},
-                }
-            }
-            4..6 => doc! {"drop": passing(rng)},
-            6..8 => {
-                let mut create = doc! {"create": passing(rng)};
-                match rng.u8(0..4) {
-                    0 => _ = create.insert("collation", doc! {"locale": "de", "strength": 1}),
-                    1 => _ = create.insert("validator", doc! {"n": {"$exists": true}}),
-                    2 => create.extend(doc! {"viewOn": "hot", "pipeline": [{"$match": {"n": 1}}]}),
-                    _ => {}
-                }
-                create
-            }
-            8..12 => {
-                let coll = if rng.bool() { passing(rng) } else { "warm" };
-                let field = ["s", "l", "o.x"][rng.usize(0..3)];
-                let mut index = doc! {"key": {field: 1}, "name": format!("{field}_1")};
-                match rng.u8(0..4) {
-                    0 => _ = index.insert("sparse", true),
-                    1 => _ = index.insert("partialFilterExpression", doc! {"n": {"$gt": 3}}),
-                    _ => {}
-                }
-                doc! {"createIndexes": coll, "indexes": [index]}
-            }
-            12..14 => {
-                let coll = if rng.bool() { passing(rng) } else { "warm" };
-                let index = ["s_1", "l_1", "o.x_1", "*"][rng.usize(0..4)];
-                doc! {"dropIndexes": coll, "index": index}
-            }
-            14 => doc! {"collMod": passing(rng), "validator": {"n": {"$ne": rng.i32(0..9)}}},
-            15..17 => {
-                let full = |coll: &str| format!("{}.{coll}", self.database);
-                let rename = doc! {
-                    "renameCollection": full(passing(rng)), "to": full(passing(rng)),
-                    "dropTarget": rng.bool(), "$db": "admin",
-                };
-                return (rename, false);
-            }
-            17 => doc! {"dropDatabase": 1, "$db": other},
-            18..20 => {
-                let coll = passing(rng);
-                let mut insert = insert(rng, coll);
-                insert.insert("$db", other);
-                insert
-            }
-            20 => doc! {"applyOps": [{
-                "op": "i", "ns": format!("{}.applied", self.database), "o": {"_id": rng.i32(0..9), "n": 1},
-            }]},
-            21 => {
-                let filter = match rng.u8(0..3) {
-                    0 => doc! {"$expr": {"$lt": [{"$rand": {}}, 0.5]}},
-                    1 => doc! {"$where": "this.n > 3"},
-                    _ => doc! {"$expr": {"$lt": ["$at", "$$NOW"]}},
-                };
-                let update = doc! {"q": filter, "u": {"$inc": {"n": 1}}, "multi": true};
-                doc! {"update": "warm", "updates": [update]}
-            }
-            22 => {
-                let update = doc! {"q": {"n": rng.i32(0..40)}, "u": {"$set": {"m": 1}}, "upsert": true};
-                doc! {"update": "warm", "updates": [update], "writeConcern": {"w": 0}}
-            }
-            _ => {
-                let coll = passing(rng);
-                insert(rng, coll)
-            }
-        };
-        (self.with_db(command), false)
-    }
-
-    fn aggregate(&self, rng: &mut Rng, into: &str) -> (Document, bool) {
-        let last = match rng.u8(0..5) {
-            0 => doc! {"$out": into},
-            1 => doc! {"$out": {"db": format!("{}_b", self.database), "coll": into}},
-            2 => doc! {"$merge": into},
-            3 => doc! {"$merge": {"into": into, "whenMatched": "keepExisting", "whenNotMatched": "insert"}},
-            _ => doc! {"$merge": {"into": into, "whenMatched": [{"$set": {"n": {"$add": ["$n", 1]}}}]}},
-        };
-        let first = doc! {"$match": {"n": {"$lt": rng.i32(0..20)}}};
-        let mut command = doc! {"aggregate": "warm", "pipeline": [first, last], "cursor": {}};
-        let later = rng.u8(0..3) == 0;
-        if later {
-            command.insert("cursor", doc! {"batchSize": 0});
-        }
-        (self.with_db(command), later)
     }
 
     /// Some milliseconds for each of the collection's documents, of which some may be reached before the time is over.
@@ -222,6 +162,10 @@ impl Commands {
         }
         command
     }
+}
+
+fn no_text() -> Document {
+    doc! {"n": {"$not": {"$type": "string"}}}
 }
 
 fn insert(rng: &mut Rng, coll: &str) -> Document {

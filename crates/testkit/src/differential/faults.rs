@@ -25,7 +25,7 @@ pub enum Fault {
     KillProxy,
     /// The source steps down and is elected again.
     StepDown,
-    /// The source is killed and starts again: a replica set, which undoes nothing that it has acknowledged.
+    /// The source is killed and starts again. A standalone takes back what it has acknowledged last.
     KillSource,
 }
 
@@ -131,6 +131,10 @@ async fn strike(fault: Fault, world: &mut World) -> Result<()> {
         (Fault::KillSource, Server::ReplicaSet(set)) => {
             set.kill()?;
             set.resume().await
+        }
+        (Fault::KillSource, Server::Standalone(mongod)) => {
+            mongod.kill()?;
+            mongod.start().await
         }
         (fault, Server::Standalone(_)) => bail!("{} is not for a standalone", fault.name()),
         (Fault::HangUps | Fault::TimeLimits | Fault::KillOp, _) => Ok(()),

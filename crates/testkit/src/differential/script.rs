@@ -118,8 +118,8 @@ impl Author {
     fn turn(&mut self) -> Turn {
         let shares = [
             (Draw::Write, 70),
-            (Draw::Quiet, if self.traffic.durable { 0 } else { 3 }),
-            (Draw::Silent, if self.traffic.durable { 0 } else { 3 }),
+            (Draw::Quiet, 3),
+            (Draw::Silent, 3),
             (Draw::Retried, if self.traffic.sessions { 8 } else { 0 }),
             (Draw::Transaction, if self.traffic.sessions { 8 } else { 0 }),
             (Draw::HangUp, if self.traffic.hang_ups { 3 } else { 0 }),
@@ -135,10 +135,7 @@ impl Author {
             Draw::Retried => self.retried(),
             Draw::Transaction => self.transaction(),
             Draw::Compared => {
-                let (mut body, later) = self.commands.compared(&mut self.rng);
-                if self.traffic.durable {
-                    body.remove("writeConcern");
-                }
+                let (body, later) = self.commands.compared(&mut self.rng);
                 let way = if later { Way::More } else { Way::Ask };
                 vec![Step { socket: 0, way, sequence: false, body }]
             }
@@ -148,10 +145,11 @@ impl Author {
 
     fn write(&mut self, way: Way) -> Step {
         let mut step = self.step(way, Shape::Any);
+        step.body = Commands::spelled(&mut self.rng, step.body);
         match self.rng.u8(0..20) {
             0 => _ = step.body.insert("writeConcern", doc! {"w": 1, "j": true}),
             1 => _ = step.body.insert("writeConcern", doc! {"w": "majority"}),
-            2 if !self.traffic.durable => _ = step.body.insert("writeConcern", doc! {"w": 1}),
+            2 => _ = step.body.insert("writeConcern", doc! {"w": 1}),
             _ => {}
         }
         step
@@ -214,6 +212,9 @@ impl Author {
         (0..count)
             .map(|at| {
                 let mut step = self.step(Way::Ask, Shape::Any);
+                if self.traffic.kinds == Kinds::All && self.rng.u8(0..10) == 0 {
+                    step.body = self.commands.in_transaction(&mut self.rng);
+                }
                 if at == 0 {
                     step.body.insert("startTransaction", true);
                 }

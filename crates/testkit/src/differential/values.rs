@@ -12,7 +12,7 @@ fn ids(coll: &str) -> i32 {
     match coll {
         "hot" => 6,
         "folded" => 8,
-        "warm" | "valid" => 40,
+        "warm" | "valid" | "moderate" => 40,
         "keyed" => 400,
         "wide" => 300,
         _ => 24,
@@ -52,7 +52,7 @@ pub(super) fn document(rng: &mut Rng, coll: &str) -> Document {
         document.insert("_id", id(rng, coll));
     }
     document.extend(fields(rng));
-    if coll == "unique" {
+    if coll == "unique" || coll == "partial" {
         document.insert("k", rng.i32(0..60));
     }
     if rng.u8(0..20) == 0 {
@@ -101,6 +101,7 @@ pub(super) fn filter(rng: &mut Rng, coll: &str) -> (Document, bool) {
         22 => return (doc! {"_id": {"$eq": id(rng, coll)}}, true),
         23..26 => return (doc! {"_id": id(rng, coll), "n": {"$gte": n / 2}}, true),
         26 => doc! {"_id": {"$in": [id(rng, coll), id(rng, coll)]}},
+        27 if rng.bool() => doc! {"_id": id(rng, coll), "v": Timestamp { time: 0, increment: 0 }},
         27 => doc! {"_id": {"$in": [id(rng, coll)]}},
         28 => doc! {"_id": {"$gt": rng.i32(0..ids(coll))}, "n": n},
         29..31 => doc! {"n": n},
@@ -152,6 +153,10 @@ pub(super) fn change(rng: &mut Rng) -> (Bson, Option<Vec<Document>>) {
         39..42 => {
             let mut replacement = fields(rng);
             replacement.insert("k", rng.i32(0..60));
+            if rng.u8(0..8) == 0 {
+                // Where it is the same number in another type, the server takes that one.
+                replacement.insert("_id", f64::from(rng.i32(0..6)));
+            }
             replacement
         }
         at => return (pipeline(rng, at).into(), None),
@@ -166,6 +171,7 @@ fn pipeline(rng: &mut Rng, at: u8) -> Vec<Document> {
         43 => doc! {"$set": {"r": {"$rand": {}}}},
         44 => doc! {"$replaceWith": {"$mergeObjects": ["$$ROOT", {"w": rng.i32(0..9)}]}},
         45 => doc! {"$set": {"n": {"$add": ["$n", VARIABLE]}}},
+        46 if rng.bool() => doc! {"$set": {"_id": f64::from(rng.i32(0..6))}},
         46 => doc! {"$unset": ["v", "m"]},
         _ => doc! {"$set": {"n": {"$add": ["$n", 1]}, "was": "$n"}},
     };
