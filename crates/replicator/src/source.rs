@@ -15,7 +15,7 @@ use record::{Key, Namespace};
 
 pub use connections::{Connections, Dial, Dialled, Duplex};
 
-use crate::error::ServerError;
+use crate::error::{Class, ServerError};
 use crate::server::{self, Collection, Concern, answer, connect, databases, next, uuid};
 
 /// Our own connections to the source, as mongod shows them.

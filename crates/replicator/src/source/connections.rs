@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
 use bson::rawdoc;

@@ -100,7 +100,7 @@ impl World {
             return Ok(());
         }
         let namespaces: Vec<&Value> = waiting.iter().map(|it| &it["namespace"]).collect();
-        println!("  confirmed by hand: {}", json!(waiting));
+        eprintln!("  confirmed by hand: {}", json!(waiting));
         self.dualsync.admin_post("/api/sync/deletes/confirm", &json!({"namespaces": namespaces})).await?;
         Ok(())
     }
