@@ -1,0 +1,117 @@
+//! Commands that are followed by the namespaces that they name.
+
+use super::*;
+
+/// wire-facts 4: commands that are followed by namespace.
+#[test]
+fn coarse_commands() {
+    let done = rawdoc! {"ok": 1.0};
+    let check_as = |reason: &str, body: RawDocumentBuf, places: &[&str]| {
+        let entry: Vec<&str> = std::iter::once(reason).chain(places.iter().copied()).collect();
+        self::check(&body, &done, places, &entry);
+        let failed: Vec<&str> = std::iter::once("command_failed").chain(places.iter().copied()).collect();
+        self::check(&body, &rawdoc! {"ok": 0.0, "code": 50}, places, &failed);
+        self::check(&body, &rawdoc! {"ok": 0.0, "code": 13}, places, &["closed"]);
+    };
+    // Collections that may be gone.
+    check_as("dropped", rawdoc! {"drop": "items"}, &["shop.items *"]);
+    check_as("dropped", rawdoc! {"dropDatabase": 1}, &["shop **"]);
+    check_as("dropped", rawdoc! {"convertToCapped": "items", "size": 1}, &["shop.items *"]);
+    let rename = rawdoc! {"renameCollection": "shop.a.x", "to": "store.b", "$db": "admin"};
+    check_as("dropped", rename, &["shop.a.x *", "store.b *"]);
+    // No document is changed.
+    check_as("shape", rawdoc! {"createIndexes": "items", "indexes": []}, &["shop.items *"]);
+    check_as("shape", rawdoc! {"collMod": "items", "validator": {}}, &["shop.items *"]);
+    let check = |body: RawDocumentBuf, places: &[&str]| check_as("coarse", body, places);
+    check(rawdoc! {"cloneCollectionAsCapped": "items", "toCollection": "b", "size": 1}, &["shop.b *"]);
+    check(rawdoc! {"mapReduce": "items", "out": "sums"}, &["shop.sums *"]);
+    check(rawdoc! {"mapreduce": "items", "out": {"merge": "sums", "db": "stats"}}, &["stats.sums *"]);
+    let ops = rawdoc! {"applyOps": [
+        {"op": "i", "ns": "shop.a", "o": {"_id": 1}}, {"op": "d", "ns": "shop.a", "o": {"_id": 2}},
+        {"op": "c", "ns": "blog.$cmd", "o": {"drop": "b"}}, {"op": "i", "ns": "local.x", "o": {}},
+        {"op": "c", "ns": "admin.$cmd", "o": {"applyOps": [{"op": "u", "ns": "deep.c", "o": {}}]}},
+    ], "$db": "admin"};
+    check(ops, &["deep.c *", "shop.a *", "blog **"]);
+    check(rawdoc! {"inventNew": 1}, &["shop **"]);
+
+    let pipeline = |stage: RawDocumentBuf| rawdoc! {"aggregate": "items", "pipeline": [{"$match": {}}, stage], "cursor": {}};
+    check(pipeline(rawdoc! {"$out": "b"}), &["shop.b *"]);
+    check(pipeline(rawdoc! {"$out": {"db": "stats", "coll": "b"}}), &["stats.b *"]);
+    check(pipeline(rawdoc! {"$merge": "b"}), &["shop.b *"]);
+    check(pipeline(rawdoc! {"$merge": {"into": "b"}}), &["shop.b *"]);
+    check(pipeline(rawdoc! {"$merge": {"into": {"db": "stats", "coll": "b"}}}), &["stats.b *"]);
+    check(pipeline(rawdoc! {"$merge": {"into": 5}}), &["shop **"]);
+
+    // 5.3: a drop of nothing did nothing; a $merge that failed has written.
+    self::check(&rawdoc! {"drop": "items"}, &rawdoc! {"ok": 0.0, "code": 26}, &["shop.items *"], &["closed"]);
+    for code in [11000, 2, 50, 26] {
+        let (body, answer) = (pipeline(rawdoc! {"$merge": "b"}), rawdoc! {"ok": 0.0, "code": code});
+        self::check(&body, &answer, &["shop.b *"], &["command_failed", "shop.b *"]);
+    }
+    // What a `$merge` makes up may be too large midway (seen on 6.0.5).
+    let (body, answer) = (pipeline(rawdoc! {"$merge": "b"}), rawdoc! {"ok": 0.0, "code": 10_334});
+    self::check(&body, &answer, &["shop.b *"], &["command_failed", "shop.b *"]);
+}
+
+/// Seen on 6.0.5: the second operation fails with a code that would mean "there is no such collection", and the first
+/// one is applied.
+#[test]
+fn apply_ops_that_fails_midway() {
+    let ops = [
+        rawdoc! {"op": "i", "ns": "shop.a", "o": {"_id": 1}},
+        rawdoc! {"op": "i", "ns": "shop.b", "o": {"_id": 1}},
+    ];
+    let body = rawdoc! {"applyOps": [ops[0].clone(), ops[1].clone()], "$db": "admin"};
+    let places = ["shop.a *", "shop.b *"];
+    let midway = rawdoc! {"applied": 2, "code": 26, "results": [true, false], "ok": 0.0};
+    check(&body, &midway, &places, &["command_failed", places[0], places[1]]);
+    check(&body, &rawdoc! {"ok": 0.0, "code": 13}, &places, &["closed"]);
+}
+
+/// Clients may write to the buckets of a time-series collection and drop the list of a database's views; the server
+/// repairs documents for who asks (all seen on 6.0.5).
+#[test]
+fn collections_that_stand_for_others() {
+    let done = rawdoc! {"n": 1, "ok": 1.0};
+    let on = |name: &bson::raw::CStr, rest: RawDocumentBuf| {
+        with(&[(name, "system.buckets.heat")].into_iter().collect(), &rest)
+    };
+    for body in [
+        on(bson::cstr!("insert"), rawdoc! {"documents": [{"_id": 1}]}),
+        on(bson::cstr!("delete"), rawdoc! {"deletes": [{"q": {}, "limit": 0}]}),
+        on(bson::cstr!("findAndModify"), rawdoc! {"query": {}, "remove": true}),
+    ] {
+        check(&body, &done, &["shop.heat *"], &["coarse", "shop.heat *"]);
+    }
+    check(&on(bson::cstr!("drop"), rawdoc! {}), &done, &["shop.heat *"], &["dropped", "shop.heat *"]);
+    check(&rawdoc! {"drop": "system.views"}, &done, &["shop **"], &["dropped", "shop **"]);
+    let ops = rawdoc! {"applyOps": [{"op": "d", "ns": "shop.system.views", "o": {"_id": 1}}], "$db": "admin"};
+    check(&ops, &rawdoc! {"applied": 1, "results": [true], "ok": 1.0}, &["shop **"], &["coarse", "shop **"]);
+    let repair = rawdoc! {"validate": "items", "repair": true};
+    check(&repair, &rawdoc! {"repaired": true, "ok": 1.0}, &["shop.items *"], &["coarse", "shop.items *"]);
+    let rename = rawdoc! {"internalRenameIfOptionsAndIndexesMatch": 1, "from": "shop.a", "to": "shop.b", "$db": "admin"};
+    check(&rename, &done, &["shop.a *", "shop.b *"], &["dropped", "shop.a *", "shop.b *"]);
+}
+
+/// Queryable Encryption: the server stores other documents than it was sent, and writes to state collections.
+#[test]
+fn encrypted_writes() {
+    let bodies = [
+        insert(&[rawdoc! {"_id": 1}]),
+        update(&[rawdoc! {"q": {"_id": 1}, "u": {"$set": {"a": 1}}}]),
+        delete(&[rawdoc! {"q": {"_id": 1}, "limit": 1}]),
+        find_and_modify(&rawdoc! {"query": {"_id": 1}, "update": {"$set": {"a": 1}}}),
+    ];
+    for body in bodies {
+        let body = with(&body, &encryption());
+        check(&body, &rawdoc! {"n": 1, "ok": 1.0}, &ENCRYPTED, &[&["coarse"], &ENCRYPTED[..]].concat());
+        check(
+            &body,
+            &rawdoc! {"ok": 0.0, "code": 2},
+            &ENCRYPTED,
+            &[&["command_failed"], &ENCRYPTED[..]].concat(),
+        );
+    }
+    let unknown = with(&insert(&[rawdoc! {"_id": 1}]), &rawdoc! {"encryptionInformation": true});
+    check(&unknown, &rawdoc! {"n": 1, "ok": 1.0}, &["shop.items *"], &["coarse", "shop.items *"]);
+}
