@@ -1,7 +1,8 @@
 //! `cargo xtask tidy`: what no compiler checks.
 //!
-//! - every `` `path.rs: name` `` in ARCHITECTURE.md exists: `proxy/listener.rs: Listener::run` names the function `run`
-//!   (beside a `Listener`) in crates/proxy/src/listener.rs; a bare file name belongs to the folder last named in its line
+//! - every `` `path.rs: name` `` in ARCHITECTURE.md and crates/capture/README.md exists: `proxy/listener.rs:
+//!   Listener::run` names the function `run` (beside a `Listener`) in crates/proxy/src/listener.rs; a bare file name
+//!   belongs to the folder last named in its line
 //! - no source file has more than 600 lines without its tests (a warning from 400)
 //! - no forgotten notes to ourselves
 //! - the README's commands exist: chores and their flags, scripts, benches, subcommands of the program
@@ -25,9 +26,11 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         complaints.extend(notes(&shown, &text));
         complaints.extend(too_long(&shown, &text));
     }
-    match fs::read_to_string(root.join("ARCHITECTURE.md")) {
-        Ok(text) => complaints.extend(mentions(root, &text)),
-        Err(error) => complaints.push(format!("ARCHITECTURE.md: {error}")),
+    for page in ["ARCHITECTURE.md", "crates/capture/README.md"] {
+        match fs::read_to_string(root.join(page)) {
+            Ok(text) => complaints.extend(mentions(root, page, &text)),
+            Err(error) => complaints.push(format!("{page}: {error}")),
+        }
     }
     match fs::read_to_string(root.join("README.md")) {
         Ok(text) => complaints.extend(commands(root, &text)),
@@ -73,7 +76,7 @@ fn too_long(shown: &str, text: &str) -> Option<String> {
 }
 
 /// The mentions that lead nowhere.
-fn mentions(root: &Path, text: &str) -> Vec<String> {
+fn mentions(root: &Path, page: &str, text: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     for (line, number) in text.lines().zip(1..) {
         let mut folder = "";
@@ -90,7 +93,7 @@ fn mentions(root: &Path, text: &str) -> Vec<String> {
                 None => format!("{folder}/{path}"),
             };
             if let Err(reason) = look_up(root, &path, name) {
-                complaints.push(format!("ARCHITECTURE.md:{number}: `{mention}`: {reason}"));
+                complaints.push(format!("{page}:{number}: `{mention}`: {reason}"));
             }
         }
     }

@@ -24,7 +24,7 @@ fn project() -> tempfile::TempDir {
 fn mentions_lead_somewhere() {
     let root = project();
     let check = |line: &str, complaints: usize| {
-        let found = mentions(root.path(), line);
+        let found = mentions(root.path(), "PAGE.md", line);
         assert_eq!(found.len(), complaints, "{line}: {found:?}");
     };
     check("1. `proxy/listener.rs: Listener::run` accepts", 0);
