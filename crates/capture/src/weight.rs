@@ -89,3 +89,69 @@ const STATEMENT_BYTES: usize = 768;
 const KEY_COPIES: usize = 5;
 /// In the touch, the mark's and the entry.
 const LET_COPIES: usize = 3;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed setup fails the test")]
+mod tests {
+    use bson::raw::RawDocumentBuf;
+    use bson::rawdoc;
+    use wire::{Flags, Section, Sequence, encode_msg};
+
+    use super::*;
+    use crate::{Capture, Config};
+
+    fn frame(command: &RawDocument, list: &str, documents: &[RawDocumentBuf]) -> Vec<u8> {
+        let bytes: Vec<u8> = documents.iter().flat_map(|document| document.as_bytes().to_vec()).collect();
+        let sequence = Section::Sequence(Sequence::new(list, &bytes).unwrap());
+        encode_msg(1, 0, Flags::default(), &[Section::Body(command), sequence]).unwrap()
+    }
+
+    /// Bytes besides the frame and a copy of it, in tenths of the frame.
+    fn tenths_more(frame: &[u8]) -> usize {
+        let session = Capture::new(Config::default()).session(String::new());
+        10 * session.weigh(frame).saturating_sub(frame.len()) / frame.len()
+    }
+
+    #[test]
+    fn what_is_small_on_the_wire_and_large_to_keep_is_heavy() {
+        let insert = rawdoc! { "insert": "c", "$db": "d" };
+        let check = |documents: &[RawDocumentBuf], tenths| {
+            assert_eq!(tenths_more(&frame(&insert, "documents", documents)), tenths);
+        };
+        let long = "x".repeat(100_000);
+        check(&[rawdoc! { "_id": 1, "x": &long[..] }], 0);
+        // Once more, and the parts of which it is made.
+        check(&[rawdoc! { "x": &long[..] }], 20);
+        check(&[rawdoc! { "_id": &long[..] }], 50);
+        check(&vec![rawdoc! { "_id": 1 }; 1_000], 560);
+
+        let delete = rawdoc! { "delete": "c", "let": { "x": &long[..] }, "$db": "d" };
+        let deletes = vec![rawdoc! { "q": {}, "limit": 0 }; 100];
+        assert_eq!(
+            tenths_more(&frame(&delete, "deletes", &deletes)) / 100,
+            29,
+            "let goes with each statement"
+        );
+
+        let update = rawdoc! { "update": "c", "$db": "d" };
+        let change = rawdoc! { "q": { "_id": 1 }, "u": { "$set": { "x": &long[..] } } };
+        assert_eq!(tenths_more(&frame(&update, "updates", &[change])), 0);
+        let find = rawdoc! { "q": { "x": &long[..] }, "u": { "$set": { "x": 1 } } };
+        assert_eq!(tenths_more(&frame(&update, "updates", &[find])), 50);
+    }
+
+    //= maxWriteBatchSize: 100,001 are refused with 16, nothing applied (wire-facts.md 1.3)
+    #[test]
+    fn what_no_server_takes_is_not_kept() {
+        let session = Capture::new(Config::default()).session(String::new());
+        for (command, list) in [("insert", "documents"), ("update", "updates"), ("delete", "deletes")] {
+            let command = RawDocumentBuf::try_from(&bson::doc! { command: "c", "$db": "d" }).unwrap();
+            let frame = frame(&command, list, &vec![RawDocumentBuf::new(); STATEMENTS_MAX + 1]);
+            assert_eq!(session.weigh(&frame), 0);
+            let write = session.request(&frame).unwrap();
+            assert!(matches!(&write.job, crate::outcome::Job::Coarse { targets, .. } if targets.len() == 1));
+            let ended = write.never_sent(0);
+            assert!(ended.appends.is_empty());
+        }
+    }
+}
