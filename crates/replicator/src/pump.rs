@@ -5,47 +5,41 @@
 //! - both servers may be away for any time: it waits 1, 5, 15, 30, then 60 s, and nothing is dropped
 //! - orders are carried out between two batches, also while waiting
 //!
-//! Not here: deciding (`plan.rs`), doing (`execute.rs`), how much at once (`pace.rs`).
+//! Not here: a batch (`apply.rs`), deciding (`plan.rs`), doing (`execute.rs`), how far it came (`position.rs`), how much at
+//! once (`pace.rs`).
 
+mod apply;
 mod asks;
 mod connect;
 mod feed;
 mod fencing;
+mod misses;
 mod orders;
 mod pace;
 mod past;
+mod position;
 mod sweep;
 mod undo;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use record::{Entry, Namespace, Touch};
+use record::Namespace;
 use synclog::{CursorSync, Lsn, Reader, SyncLog};
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{info, warn};
 
+use crate::Config;
 use crate::asks::Ask;
 use crate::error::Class;
-use crate::execute::{Executor, Lanes, Stall, Tally, worst};
-use crate::meet::Followed;
-use crate::notes::{self, Noted, UNRECORDED};
-use crate::plan::{Unit, queues};
-use crate::remember::Saved;
-use crate::shared::{Activity, Applied, Order, Shared, Way, now_ms};
-use crate::state::{Cause, Desired, Dirty};
-use crate::{Config, Miss};
-use feed::{Feed, Looked, Part};
+use crate::execute::{Executor, Lanes, Stall};
+use crate::shared::{Activity, Order, Shared};
+use crate::state::Desired;
+use feed::Feed;
 use pace::Pace;
 use past::Past;
-
-/// The cursor reaches the disk at least this often, so that segments can go.
-const CURSOR_SYNC_INTERVAL: Duration = Duration::from_millis(300);
-/// Between two looks at the log's reserve.
-const NOTES_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) struct Pump {
     config: Config,
@@ -265,201 +259,5 @@ impl Pump {
             }
         }
         Ok(Step::Again)
-    }
-
-    fn applied(&mut self, part: &Part, tally: Tally, began: Instant) {
-        let (now, mut applied) = (now_ms(), Applied::default());
-        for (entry, way) in part.entries().zip(tally.ways()) {
-            let names_id = entry.effects.iter().all(|effect| matches!(effect.target.touch, Touch::Key(_)));
-            applied.add(way, names_id, now.saturating_sub(entry.at_ms));
-        }
-        let entries = part.entries().len();
-        self.shared.count_applied(&applied);
-        self.config.pending.done(entries as u64);
-        self.shared.count_batch(began.elapsed());
-        let shed = self.executor.target.take_shed();
-        self.pace.applied(entries, began, shed);
-        self.advance(part.end);
-    }
-
-    /// While there is more to do than fits into one batch, the next one is read meanwhile.
-    async fn apply_and_read_on(&mut self, part: &Part, size: usize) -> Result<Tally, Stall> {
-        let reading = (part.entries().len() >= size).then(|| {
-            let feed = self.feed.clone();
-            // It may be larger.
-            let most = size.saturating_mul(pace::GROWTH_MAX).min(self.shared.tuning().batch_entries_max);
-            tokio::task::spawn_blocking(move || {
-                feed.lock().unwrap_or_else(PoisonError::into_inner).fill(most)
-            })
-        });
-        let applied = self.apply(part).await;
-        if let Some(reading) = reading {
-            match reading.await {
-                Ok(looked) => self.heed(looked),
-                Err(died) => self.unreadable(&format!("reading it has died: {died}")),
-            }
-        }
-        applied
-    }
-
-    async fn apply(&mut self, part: &Part) -> Result<Tally, Stall> {
-        let tally = Tally::new(part.entries().len());
-        self.executor.remember_sent(part.end)?;
-        let entries: Vec<Arc<Entry>> = part.entries().cloned().collect();
-        let done = self.executor.send_transactions(&entries).await?;
-        let mut queues = queues(entries.iter().enumerate().filter(|(number, _)| !done.contains(number)));
-        // All are waited for: what is under way in one namespace is of no concern to the others, until one stalls.
-        let results = {
-            let this = &*self;
-            let apply = |(ns, queue)| this.apply_to(ns, queue, &tally);
-            join_all(queues.iter_mut().map(|(ns, queue)| (&*ns, queue)).map(apply)).await
-        };
-        let mut ends = Vec::new();
-        for ((ns, queue), result) in queues.iter().zip(results) {
-            match result {
-                Err(stall) if stall.is_forbidden() && self.is_forbidden(ns) => {
-                    self.executor.unless_forbidden(ns, Err(stall))?;
-                    tally.note(queue.iter().map(|unit| unit.entry), Way::Dirty);
-                }
-                other => ends.push(other),
-            }
-        }
-        worst(ends)?;
-        Ok(tally)
-    }
-
-    /// Counts refusals: rights may come back, but one namespace without them must not hold up the others for ever.
-    fn is_forbidden(&mut self, ns: &Namespace) -> bool {
-        let count = self.forbidden.entry(ns.clone()).or_insert(0);
-        *count += 1;
-        *count > self.executor.max_retries
-    }
-
-    async fn apply_to(&self, ns: &Namespace, queue: &mut VecDeque<Unit>, tally: &Tally) -> Result<(), Stall> {
-        if self.executor.prepare(ns).await? == Followed::No {
-            tally.note(queue.iter().map(|unit| unit.entry), Way::Dirty);
-            return Ok(());
-        }
-        while !queue.is_empty() {
-            let work = self.executor.planner().next(ns, queue);
-            let taken = work.taken.max(1);
-            self.executor.execute(ns, work, tally).await?;
-            drop(queue.drain(..taken));
-        }
-        Ok(())
-    }
-
-    /// Reads until so many entries, or enough bytes, are together.
-    fn fill(&mut self, entries_max: usize) {
-        let appended = self.config.pending.appended();
-        let looked = tokio::task::block_in_place(|| self.feed().fill(entries_max));
-        self.heed(looked);
-        // Caught up: every entry that was counted before has been read, or is lost.
-        let caught_up = self.feed().is_empty() && self.feed().position() >= self.log.head();
-        if self.lost && caught_up {
-            self.lost = false;
-            self.config.pending.settle(appended);
-        }
-    }
-
-    fn heed(&mut self, looked: Looked) {
-        self.unreadable_now = looked.later;
-        self.lost |= looked.lost;
-        for problem in looked.problems {
-            self.unreadable(&problem);
-        }
-    }
-
-    /// Something in the log cannot be read: what it said is lost, so everything needs a full comparison.
-    fn unreadable(&mut self, problem: &str) {
-        if self.last_problem.as_deref() != Some(problem) {
-            error!(problem, "the sync log cannot be read here: everything is dirty");
-            self.everything_dirty(&format!("the sync log could not be read: {problem}"));
-            self.last_problem = Some(problem.to_owned());
-        }
-    }
-
-    fn everything_dirty(&mut self, reason: &str) {
-        self.executor.planner().set_everything_dirty();
-        let dirty = Dirty::new(reason, Cause::Unknown, now_ms());
-        if self.shared.state().set_everything_dirty(dirty) {
-            warn!(reason, "everything is dirty: only a full comparison can make it good");
-        }
-        self.save_state();
-    }
-
-    /// Everything before `end` is applied: remembers it, and lets the log delete what nobody needs.
-    fn advance(&mut self, end: u64) {
-        let (oldest, oldest_named) = {
-            let feed = self.feed();
-            let open = feed.oldest_open_mark().unwrap_or(end).min(end);
-            (open, feed.oldest_mark().unwrap_or(open).min(open))
-        };
-        self.executor.planner().forget(oldest_named);
-        let moved = {
-            let checkpoint = &mut self.executor.positions().checkpoint;
-            let moved = checkpoint.applied < end || checkpoint.resume < oldest;
-            checkpoint.applied = checkpoint.applied.max(end);
-            checkpoint.resume = oldest;
-            self.shared.status_mut().applied = checkpoint.applied;
-            moved
-        };
-        if moved || self.trimmed_to < oldest {
-            let due = self.cursor_synced.elapsed() >= CURSOR_SYNC_INTERVAL;
-            self.park(if due { CursorSync::Now } else { CursorSync::Later });
-            if due {
-                self.cursor_synced = Instant::now();
-                self.trimmed_to = oldest;
-                if let Err(error) = tokio::task::block_in_place(|| self.log.trim(Lsn(oldest))) {
-                    warn!(%error, "applied segments cannot be deleted");
-                }
-            }
-        }
-    }
-
-    /// The disk may take its time: other tasks of this thread go on elsewhere meanwhile.
-    fn park(&mut self, sync: CursorSync) {
-        tokio::task::block_in_place(|| self.executor.park(sync));
-    }
-
-    fn save_state(&mut self) {
-        tokio::task::block_in_place(|| self.executor.save_state());
-    }
-
-    /// Writes that are in no log. Their notes go when the namespaces are dirty on disk, and the writes have ended.
-    fn take_misses(&mut self) {
-        // In this order: a write that is noted either is under way still, or is among the misses.
-        let noted = self.look_at_notes();
-        let under_way = (self.config.unrecorded)();
-        let misses = (self.config.misses)();
-        if misses.is_empty() && noted.is_none() {
-            return;
-        }
-        if noted.as_ref().is_some_and(|noted| noted.everything) {
-            self.everything_dirty(UNRECORDED);
-        }
-        // A namespace that is noted is missed as well, when its write has ended: that counts.
-        for miss in &misses {
-            match miss {
-                Miss::Everything(reason) => self.everything_dirty(reason),
-                Miss::Namespace(ns, reason) => self.executor.make_dirty_by(ns, reason, Cause::Written),
-            }
-        }
-        let saved = tokio::task::block_in_place(|| self.executor.save_state());
-        let clearable = saved == Saved::Here && under_way == 0;
-        let Some(noted) = noted.filter(|_| clearable) else { return };
-        if let Err(error) = tokio::task::block_in_place(|| self.log.clear_notes(noted.upto)) {
-            debug!(%error, "the log's reserve cannot be cleared: it will be told again");
-        }
-    }
-
-    /// What is noted; looked up once a second.
-    fn look_at_notes(&mut self) -> Option<Noted> {
-        if self.notes_looked.elapsed() < NOTES_INTERVAL {
-            return None;
-        }
-        self.notes_looked = Instant::now();
-        let noted = tokio::task::block_in_place(|| notes::noted(&self.log));
-        (!noted.is_empty()).then_some(noted)
     }
 }

@@ -1,0 +1,100 @@
+//! One batch, from the planner to the last acknowledgement, while the next one is read.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use record::{Entry, Namespace, Touch};
+
+use super::Pump;
+use super::feed::Part;
+use super::pace;
+use crate::execute::{Stall, Tally, worst};
+use crate::meet::Followed;
+use crate::plan::{Unit, queues};
+use crate::shared::{Applied, Way, now_ms};
+
+impl Pump {
+    /// While there is more to do than fits into one batch, the next one is read meanwhile.
+    pub(super) async fn apply_and_read_on(&mut self, part: &Part, size: usize) -> Result<Tally, Stall> {
+        let reading = (part.entries().len() >= size).then(|| {
+            let feed = self.feed.clone();
+            // It may be larger.
+            let most = size.saturating_mul(pace::GROWTH_MAX).min(self.shared.tuning().batch_entries_max);
+            tokio::task::spawn_blocking(move || {
+                feed.lock().unwrap_or_else(PoisonError::into_inner).fill(most)
+            })
+        });
+        let applied = self.apply(part).await;
+        if let Some(reading) = reading {
+            match reading.await {
+                Ok(looked) => self.heed(looked),
+                Err(died) => self.unreadable(&format!("reading it has died: {died}")),
+            }
+        }
+        applied
+    }
+
+    async fn apply(&mut self, part: &Part) -> Result<Tally, Stall> {
+        let tally = Tally::new(part.entries().len());
+        self.executor.remember_sent(part.end)?;
+        let entries: Vec<Arc<Entry>> = part.entries().cloned().collect();
+        let done = self.executor.send_transactions(&entries).await?;
+        let mut queues = queues(entries.iter().enumerate().filter(|(number, _)| !done.contains(number)));
+        // All are waited for: what is under way in one namespace is of no concern to the others, until one stalls.
+        let results = {
+            let this = &*self;
+            let apply = |(ns, queue)| this.apply_to(ns, queue, &tally);
+            join_all(queues.iter_mut().map(|(ns, queue)| (&*ns, queue)).map(apply)).await
+        };
+        let mut ends = Vec::new();
+        for ((ns, queue), result) in queues.iter().zip(results) {
+            match result {
+                Err(stall) if stall.is_forbidden() && self.is_forbidden(ns) => {
+                    self.executor.unless_forbidden(ns, Err(stall))?;
+                    tally.note(queue.iter().map(|unit| unit.entry), Way::Dirty);
+                }
+                other => ends.push(other),
+            }
+        }
+        worst(ends)?;
+        Ok(tally)
+    }
+
+    async fn apply_to(&self, ns: &Namespace, queue: &mut VecDeque<Unit>, tally: &Tally) -> Result<(), Stall> {
+        if self.executor.prepare(ns).await? == Followed::No {
+            tally.note(queue.iter().map(|unit| unit.entry), Way::Dirty);
+            return Ok(());
+        }
+        while !queue.is_empty() {
+            let work = self.executor.planner().next(ns, queue);
+            let taken = work.taken.max(1);
+            self.executor.execute(ns, work, tally).await?;
+            drop(queue.drain(..taken));
+        }
+        Ok(())
+    }
+
+    pub(super) fn applied(&mut self, part: &Part, tally: Tally, began: Instant) {
+        let (now, mut applied) = (now_ms(), Applied::default());
+        for (entry, way) in part.entries().zip(tally.ways()) {
+            let names_id = entry.effects.iter().all(|effect| matches!(effect.target.touch, Touch::Key(_)));
+            applied.add(way, names_id, now.saturating_sub(entry.at_ms));
+        }
+        let entries = part.entries().len();
+        self.shared.count_applied(&applied);
+        self.config.pending.done(entries as u64);
+        self.shared.count_batch(began.elapsed());
+        let shed = self.executor.target.take_shed();
+        self.pace.applied(entries, began, shed);
+        self.advance(part.end);
+    }
+
+    /// Counts refusals: rights may come back, but one namespace without them must not hold up the others for ever.
+    fn is_forbidden(&mut self, ns: &Namespace) -> bool {
+        let count = self.forbidden.entry(ns.clone()).or_insert(0);
+        *count += 1;
+        *count > self.executor.max_retries
+    }
+}
