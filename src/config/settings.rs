@@ -93,8 +93,8 @@ settings! {
         idle_timeout: Duration = "0s", duration("0s", "30d");
         /// Time that open connections get at shutdown, to reach a point where no reply is owed.
         drain_timeout: Duration = "10s", duration("0s", "10m");
-        /// Memory, over all connections, for requests and replies that must be seen whole. What does not fit
-        /// passes unseen, and its namespace is compared later.
+        /// Memory, over all connections, for requests and replies that must be seen whole, and for what is made of
+        /// them. Who finds no room waits; what alone is too much passes unseen, and its namespace is compared later.
         held_bytes_max: u64 = "256MiB", bytes("1MiB", "64GiB");
         /// Listen beyond loopback although the local mongod takes commands without authentication.
         allow_unauthenticated_remote: bool = "false", flag();
