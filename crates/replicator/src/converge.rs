@@ -223,19 +223,25 @@ impl Executor {
         reply: Reply,
     ) -> Result<Vec<Refused>, Stall> {
         let mut refused = Vec::new();
+        let collides = reply.errors.iter().any(|failed| failed.code == DUPLICATE_KEY);
+        let indexes = match collides {
+            true => self.target.indexes(ns).await.map_err(Stall::Target)?,
+            false => Vec::new(),
+        };
         for failed in reply.errors {
-            let Some(key) = part.get(failed.index).and_then(|doc| Key::of(doc)) else { continue };
+            let Some(document) = part.get(failed.index) else { continue };
+            let Some(key) = Key::of(document) else { continue };
             let error = ServerError::from_code(failed.code, &failed.message);
             if error.class != Class::Refused {
                 return Err(Stall::Target(error));
             }
-            let holder = match &failed.key_value {
-                Some(values) if failed.code == DUPLICATE_KEY => {
-                    self.target.holder(ns, values).await.map_err(Stall::Target)?
+            let holder = match failed.code {
+                DUPLICATE_KEY => {
+                    self.target.holder(ns, document, &failed, &indexes).await.map_err(Stall::Target)?
                 }
                 _ => None,
             };
-            refused.push(Refused { key, error, holder: holder.and_then(|id| Key::of(&id)) });
+            refused.push(Refused { key, error, holder });
         }
         Ok(refused)
     }

@@ -341,8 +341,13 @@ mod tests {
         let lane = one(&units);
         let command = &lane.levels()[0][0];
         let failed = |n: u64| {
-            let error =
-                crate::target::WriteError { index: 2, code: 11000, message: String::new(), key_value: None };
+            let error = crate::target::WriteError {
+                index: 2,
+                code: 11000,
+                message: String::new(),
+                key_pattern: None,
+                key_value: None,
+            };
             command.different(&Reply { n, modified: n, errors: vec![error], ..Reply::default() }).len()
         };
         assert!(command.is_ordered());
@@ -355,8 +360,13 @@ mod tests {
         let units = [insert(1), insert(2)];
         let lane = one(&units);
         let command = &lane.levels()[0][0];
-        let error =
-            crate::target::WriteError { index: 1, code: 11000, message: String::new(), key_value: None };
+        let error = crate::target::WriteError {
+            index: 1,
+            code: 11000,
+            message: String::new(),
+            key_pattern: None,
+            key_value: None,
+        };
         let different = command.different(&Reply { n: 1, errors: vec![error], ..Reply::default() });
         assert_eq!(different.len(), 1);
         assert_eq!(different[0].effect(), units[1].effect());

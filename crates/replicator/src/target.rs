@@ -11,6 +11,7 @@
 
 mod collections;
 mod fence;
+mod holder;
 mod reply;
 mod transaction;
 
@@ -195,16 +196,6 @@ impl Target {
             ids.push(id);
         }
         Ok(ids)
-    }
-
-    /// The `_id` of the document that holds these values of a unique index.
-    pub async fn holder(
-        &self,
-        ns: &Namespace,
-        values: &Document,
-    ) -> Result<Option<RawDocumentBuf>, ServerError> {
-        let filter = RawDocumentBuf::try_from(values).unwrap_or_default();
-        Ok(self.candidates(ns, &filter, None, None, 1).await?.pop())
     }
 
     /// One document of our own bookkeeping.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bson::{Document, Timestamp, doc};
-use mongodb::options::IndexOptions;
+use mongodb::options::{Collation, CollationStrength, IndexOptions};
 use mongodb::{Collection, IndexModel};
 use serde_json::json;
 use testkit::{ReplicaSet, wait_for};
@@ -25,6 +25,38 @@ async fn seats(stage: &Stage, count: i32) -> Result<Collection<Document>> {
     Ok(seats)
 }
 
+/// A unique index that has some documents only, and one that takes spellings for the same.
+async fn narrow(stage: &Stage, name: &str) -> Result<Collection<Document>> {
+    let items = stage.dualsync.client().await?.database("cinema").collection::<Document>(name);
+    let unique = IndexOptions::builder().unique(true);
+    let options = match name {
+        "partial" => unique.partial_filter_expression(doc! {"taken": true}).build(),
+        _ => unique
+            .collation(Collation::builder().locale("en").strength(CollationStrength::Secondary).build())
+            .build(),
+    };
+    items.create_index(IndexModel::builder().keys(doc! {"u": 1}).options(options).build()).await?;
+    if name == "partial" {
+        // Beside the index, and found first by their values alone.
+        items
+            .insert_many((0..20).map(|id| doc! {"_id": id, "u": if id % 2 == 0 { "Ann" } else { "Bob" }}))
+            .await?;
+    }
+    items
+        .insert_many([(100, "Ann"), (101, "Bob")].map(|(id, u)| doc! {"_id": id, "u": u, "taken": true}))
+        .await?;
+    Ok(items)
+}
+
+/// In doubt, as above.
+async fn swap(items: &Collection<Document>, one: i32, other: i32) -> Result<()> {
+    for (id, u) in [(one, "Eve"), (other, "Ann"), (one, "Bob")] {
+        let stamped = doc! {"u": u, "taken": true, "at": Timestamp {time: 0, increment: 0}};
+        ensure!(items.replace_one(doc! {"_id": id}, stamped).await?.modified_count == 1, "{id}");
+    }
+    Ok(())
+}
+
 async fn control(stage: &Stage, action: &str) -> Result<()> {
     stage.dualsync.admin_post("/api/sync/worker/control", &json!({"action": action})).await?;
     Ok(())
@@ -42,7 +74,11 @@ async fn put(seats: &Collection<Document>, id: i32, u: i32) -> Result<()> {
 async fn values_are_swapped_and_rotate() -> Result<()> {
     let stage = Stage::start(Source::standalone().await?).await?;
     let seats = seats(&stage, 300).await?;
+    let (partial, folded) = (narrow(&stage, "partial").await?, narrow(&stage, "folded").await?);
+    stage.assert_mended().await?;
     control(&stage, "pause").await?;
+    swap(&partial, 100, 101).await?;
+    swap(&folded, 100, 101).await?;
     // Certain statements, over several lanes: two swaps, step by step.
     for (id, u) in [(0, -1), (1, 0), (0, 1), (2, -1), (3, 2), (2, 3)] {
         seats.update_one(doc! {"_id": id}, doc! {"$set": {"u": u}}).await?;

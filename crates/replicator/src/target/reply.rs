@@ -26,7 +26,9 @@ pub struct WriteError {
     pub code: i32,
     /// For a person.
     pub message: String,
-    /// The unique index's values, when one stood in the way.
+    /// The unique index's fields, when one stood in the way.
+    pub key_pattern: Option<Document>,
+    /// The values there. Under a collation they are its sort keys, and of no use.
     pub key_value: Option<Document>,
 }
 
@@ -46,6 +48,7 @@ fn read_write_error(error: &Document) -> WriteError {
         index: usize::try_from(integer(error.get("index"))).unwrap_or(0),
         code: i32::try_from(integer(error.get("code"))).unwrap_or(0),
         message: error.get_str("errmsg").unwrap_or_default().to_owned(),
+        key_pattern: error.get_document("keyPattern").ok().cloned(),
         key_value: error.get_document("keyValue").ok().cloned(),
     }
 }

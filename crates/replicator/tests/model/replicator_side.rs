@@ -118,6 +118,7 @@ impl Model {
                         index,
                         code: 11000,
                         message: String::new(),
+                        key_pattern: None,
                         key_value: None,
                     });
                     if command.is_ordered() {
