@@ -10,7 +10,7 @@ use crate::counters::{Counters, Counting};
 use crate::cursors::Cursors;
 use crate::transactions::Transactions;
 use crate::unmarked::{self, Unrecorded};
-use crate::{Config, Orphan, Session};
+use crate::{Config, Orphan, Session, Unmarked};
 
 /// Watches the writes of all sessions of a process.
 pub struct Capture {
@@ -80,15 +80,20 @@ impl Capture {
         self.table.enter(targets)
     }
 
-    /// Counts an orphan of an earlier run as in flight until the ticket is dropped. `now_ms` as in `Write::mark`.
+    /// Counts an orphan of an earlier run as in flight until what it returns is dropped. `now_ms` as in `Write::mark`.
     ///
-    /// One in a transaction may yet be committed by a client that has come back: its namespaces are missed when a
-    /// commit succeeds before `Config::transaction_ms_max` is over.
-    pub fn enter_orphan(&self, mark: &Mark, now_ms: u64) -> Ticket {
+    /// One that names nothing may be over anything: then everything is missed. One in a transaction may yet be
+    /// committed by a client that has come back: its namespaces are missed when a commit succeeds before
+    /// `Config::transaction_ms_max` is over.
+    pub fn enter_orphan(self: &Arc<Self>, mark: &Mark, now_ms: u64) -> (Ticket, Option<Unmarked>) {
+        let anywhere = mark.targets.is_empty();
         if mark.in_transaction {
-            self.transactions.strayed(&mark.targets, now_ms);
+            match anywhere {
+                true => self.transactions.strayed_anywhere(now_ms),
+                false => self.transactions.strayed(&mark.targets, now_ms),
+            }
         }
-        self.table.enter(&mark.targets)
+        (self.table.enter(&mark.targets), anywhere.then(|| Unmarked::anywhere(self)))
     }
 
     /// Says that a write to `ns` could not be recorded. Without a collection: to any of the database.

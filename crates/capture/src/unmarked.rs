@@ -16,6 +16,8 @@ use crate::Capture;
 pub struct Unmarked {
     capture: Arc<Capture>,
     namespaces: BTreeSet<Namespace>,
+    /// Nobody knows which they are.
+    anywhere: bool,
 }
 
 /// Writes that went to mongod without a mark, in numbers.
@@ -51,18 +53,28 @@ impl Unmarked {
         // Counted first: who has read its note finds it under way.
         capture.unrecorded.began.fetch_add(1, Ordering::SeqCst);
         namespaces.iter().for_each(|ns| capture.note(ns));
-        Unmarked { capture: Arc::clone(capture), namespaces }
+        Unmarked { capture: Arc::clone(capture), namespaces, anywhere: false }
+    }
+
+    /// One whose mark names no namespace: at its end everything is missed. The mark stands for its note.
+    pub(crate) fn anywhere(capture: &Arc<Capture>) -> Unmarked {
+        capture.unrecorded.began.fetch_add(1, Ordering::SeqCst);
+        Unmarked { capture: Arc::clone(capture), namespaces: BTreeSet::new(), anywhere: true }
     }
 
     /// The write has ended and did nothing.
     pub(crate) fn did_nothing(mut self) {
         self.namespaces.clear();
+        self.anywhere = false;
     }
 }
 
 impl Drop for Unmarked {
     fn drop(&mut self) {
         self.namespaces.iter().for_each(|ns| self.capture.missed(ns));
+        if self.anywhere {
+            self.capture.missed_everything();
+        }
         // Last: while it counts as under way, its note stays.
         self.capture.unrecorded.ended.fetch_add(1, Ordering::SeqCst);
     }
@@ -70,6 +82,9 @@ impl Drop for Unmarked {
 
 impl std::fmt::Debug for Unmarked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Unmarked").field(&self.namespaces).finish()
+        f.debug_struct("Unmarked")
+            .field("namespaces", &self.namespaces)
+            .field("anywhere", &self.anywhere)
+            .finish_non_exhaustive()
     }
 }

@@ -87,13 +87,14 @@ impl Write {
         self.replacement.take()
     }
 
-    /// The encoded mark, to be appended before the request's last byte leaves. `None`: there is none.
+    /// The encoded mark, to be appended before the request's last byte leaves. `None`: there is none. One that names
+    /// nothing is of a write that may be over anything.
     ///
     /// When it cannot be appended, [`Write::goes_unmarked`] is called, and the request goes on all the same.
     pub fn mark(&mut self, at_ms: u64) -> Option<Vec<u8>> {
         self.marked_ms = at_ms;
         match self.job {
-            Job::End(_) | Job::Anywhere(_) | Job::Unreadable | Job::Packed | Job::NotReplicated(_) => None,
+            Job::End(_) | Job::Unreadable | Job::NotReplicated(_) => None,
             _ => Some(self.mark_record().encode()),
         }
     }
@@ -105,6 +106,9 @@ impl Write {
 
     /// The log takes no mark of it. Notes its namespaces, so that its last byte may leave.
     pub fn goes_unmarked(&mut self) {
+        if let Job::Anywhere(_) | Job::Packed = self.job {
+            self.capture.missed_everything();
+        }
         let namespaces = self.job.targets().into_iter().map(|target| target.ns).collect();
         self.unmarked = Some(Unmarked::begin(&self.capture, namespaces));
     }
@@ -185,11 +189,14 @@ impl Write {
                 self.count_not_replicated();
                 None
             }
-            //= what it cannot inflate: the server closes without a reply, nothing is run (wire-facts.md 1.4)
-            (Job::Packed, _) if lost == Lost::ServerClosed => None,
-            (Job::Anywhere(_) | Job::Packed, _) => {
-                self.missed_everything(self.marked_ms);
-                None
+            (Job::Anywhere(_) | Job::Packed, mark) => {
+                //= what it cannot inflate: the server closes without a reply, nothing is run (wire-facts.md 1.4)
+                let ran = !matches!(self.job, Job::Packed) || lost != Lost::ServerClosed;
+                if ran && self.in_transaction {
+                    self.capture.transactions.strayed_anywhere(self.marked_ms);
+                }
+                let unmarked = ran.then(|| Unmarked::anywhere(&self.capture));
+                Some(Orphan { mark, mark_record: self.mark_record(), unmarked, ticket: self.ticket })
             }
             (_, mark) => {
                 let mark_record = self.mark_record();

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bson::{Document, RawDocumentBuf, doc};
 use mongodb::{Client, Collection};
+use testkit::connection::Connection;
 use testkit::wait_for;
 
 use super::{DB, equal_but_for_dirty, expect, stage, ways};
@@ -68,6 +69,44 @@ async fn an_update_whose_client_has_gone() -> Result<()> {
     ensure!(slow.count_documents(doc! {"sum": {"$exists": true}}).await? == 100, "it was cut off");
     expect(&stage, before, [1, 0, 0]).await?;
     equal_but_for_dirty(&stage, 0).await
+}
+
+/// `applyOps` goes by a uuid, whatever the name beside it: it may be over anything. Its mark says so to the next run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_over_anything_when_the_proxy_is_killed() -> Result<()> {
+    let mut stage = Stage::start(Source::standalone().await?).await?;
+    stage.dualsync.expect_warning("");
+    let local = stage.source.client().await?.database(DB);
+    let items = stage.dualsync.client().await?.database(DB).collection::<Document>("items");
+    items.insert_many([doc! {"_id": 1}, doc! {"_id": 2}]).await?;
+    stage.assert_equal().await?;
+    let listed = local.run_command(doc! {"listCollections": 1, "filter": {"name": "items"}}).await?;
+    let listed = listed.get_document("cursor")?.get_array("firstBatch")?;
+    let uuid = listed.first().and_then(|it| it.as_document()?.get_document("info").ok()?.get("uuid"));
+    let op = doc! {"op": "d", "ns": format!("{DB}.others"), "ui": uuid.context("no uuid")?, "o": {"_id": 1}};
+
+    let mut connection = Connection::open(&stage.dualsync.proxy_address()).await?;
+    connection.fence().await?;
+    let appended = async || {
+        let report = stage.dualsync.report().await?;
+        report["positions"]["appended"].as_u64().context("no position")
+    };
+    let before = appended().await?;
+    let Source::Standalone(mongod) = &stage.source else { bail!("a standalone was asked for") };
+    mongod.pause()?;
+    connection.send(&doc! {"applyOps": [op], "$db": "admin"}, 0, false).await?;
+    wait_for("its mark", SOON, async || Ok((appended().await? > before).then_some(()))).await?;
+    stage.dualsync.kill()?;
+    let Source::Standalone(mongod) = &stage.source else { bail!("a standalone was asked for") };
+    mongod.resume()?;
+    let gone = async || {
+        let left = local.collection::<Document>("items").count_documents(doc! {}).await?;
+        Ok((left == 1).then_some(()))
+    };
+    wait_for("the source to have done it", SOON, gone).await?;
+    stage.dualsync.restart().await?;
+    stage.assert_mended().await?;
+    Ok(())
 }
 
 /// Kills the update once it has reached some documents.
