@@ -82,6 +82,7 @@ fn effect(show: &Show, effect: &Effect) -> String {
         Some(Op::Insert(_)) => "insert",
         Some(Op::Update(_)) => "update",
         Some(Op::Delete(_)) => "delete",
+        Some(Op::Over(over)) => return format!("{} {}", record::json(over), target(show, &effect.target)),
         None => return target(show, &effect.target),
     };
     format!("{name} {} n={}/{}", target(show, &effect.target), effect.n, effect.modified)

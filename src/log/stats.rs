@@ -81,7 +81,7 @@ impl Counts {
                         Some(Op::Insert(_)) => one.inserts += 1,
                         Some(Op::Update(_)) => one.updates += 1,
                         Some(Op::Delete(_)) => one.deletes += 1,
-                        None => one.others += 1,
+                        Some(Op::Over(_)) | None => one.others += 1,
                     }
                     if counted.insert(&effect.target.ns) {
                         one.entries += 1;

@@ -45,6 +45,7 @@ pub(crate) fn append(log: &SyncLog, pending: &Pending, write: Write) -> anyhow::
         targets: vec![target.clone()],
         via: "127.0.0.1:50000".to_owned(),
         in_transaction: false,
+        drops: false,
         at_ms: replicator::now_ms(),
     };
     let mark = log.append(RecordKind::Mark as u8, &[&mark.encode()])?.0;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bson::raw::{RawArray, RawBsonRef, RawDocument};
-use record::{Namespace, Target, Touch};
+use record::{Namespace, Over, Target, Touch};
 
 use crate::commands::Coarse;
 use crate::read::{array, document, field, flag, name, text};
@@ -71,7 +71,9 @@ pub(crate) fn of_encryption(db: &str, command: &RawDocument) -> Option<BTreeSet<
 pub(crate) fn places(command: Coarse, db: &str, body: &RawDocument) -> Places {
     let named = body.iter_elements().next()?.ok()?.value().ok();
     match command {
-        Coarse::Collection | Coarse::Shape => one(Place::named(db, named.and_then(name).unwrap_or_default())),
+        Coarse::Drop | Coarse::Collection | Coarse::Shape => {
+            one(Place::named(db, named.and_then(name).unwrap_or_default()))
+        }
         Coarse::DropDatabase => one(Place::named(db, "")),
         Coarse::Rename => {
             Some(BTreeSet::from([Place::parse(named.and_then(name)?), Place::parse(text(body, "to")?)]))
@@ -90,6 +92,26 @@ pub(crate) fn places(command: Coarse, db: &str, body: &RawDocument) -> Places {
             apply_ops(named?.as_array()?, &mut places, NESTED_MAX)?;
             Some(places)
         }
+    }
+}
+
+/// What the command does to whole collections, and to which one: said of the one that is gone by it. `None` as well where
+/// what it names stands for something else.
+pub(crate) fn over(
+    command: Coarse,
+    places: &BTreeSet<Place>,
+    body: &RawDocument,
+) -> Option<(Namespace, Over)> {
+    let named = name(body.iter_elements().next()?.ok()?.value().ok()?);
+    match (command, places.first()?) {
+        (Coarse::Drop, Place::Collection(ns)) if named == Some(ns.coll()) => Some((ns.clone(), Over::Drop)),
+        (Coarse::DropDatabase, Place::Database(ns)) => Some((ns.clone(), Over::DropDatabase)),
+        (Coarse::Rename, _) => {
+            let (from, to) = (Namespace::parse(named?), Namespace::parse(text(body, "to")?));
+            let both = [&from, &to].map(|ns| places.contains(&Place::Collection(ns.clone())));
+            (both == [true, true]).then_some((from, Over::Rename(to)))
+        }
+        _ => None,
     }
 }
 

@@ -27,7 +27,8 @@ pub(crate) enum Command {
 /// Commands that are followed by the namespaces that they name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coarse {
-    /// `drop`, `convertToCapped`: the collection that the command names.
+    Drop,
+    /// `convertToCapped`: the collection that the command names.
     Collection,
     /// `create`, `collMod`, and those over indexes: what the collection is beside its documents.
     Shape,
@@ -60,7 +61,8 @@ impl Command {
             "aggregate" => Command::Aggregate,
             "getMore" => Command::GetMore,
             "bulkWrite" => Command::BulkWrite,
-            "drop" | "convertToCapped" => Command::Coarse(Coarse::Collection),
+            "drop" => Command::Coarse(Coarse::Drop),
+            "convertToCapped" => Command::Coarse(Coarse::Collection),
             "create" | "collMod" | "createIndexes" | "dropIndexes" | "deleteIndexes" => {
                 Command::Coarse(Coarse::Shape)
             }

@@ -27,8 +27,9 @@ pub(crate) enum Job {
     FindAndModify { ns: Namespace, find: FindAndModify },
     /// `bulkWrite`.
     Bulk(Bulk),
-    /// Followed by namespace; the cursor of an aggregate may do the writing later.
-    Coarse { targets: Vec<Target>, refusals: Refusals },
+    /// Followed by namespace; the cursor of an aggregate may do the writing later. `over`: what it does to whole collections,
+    /// said of the one that is gone by it.
+    Coarse { targets: Vec<Target>, refusals: Refusals, over: Option<(Namespace, Op)> },
     /// It may have written anywhere: we could not read where.
     Anywhere(Refusals),
     /// A message that no server can read either (`wire-facts.md` 1.2): it is refused, or the connection is closed,
@@ -64,6 +65,7 @@ impl Job {
             },
             Job::FindAndModify { ns, find } => found_and_modified(ns, find, body),
             Job::Bulk(bulk) => bulk.judge(body).unwrap_or_else(|| self.all(Doubt::PartOfBatch)),
+            Job::Coarse { over: Some(_), .. } => Verdict { doubt: None, ..self.all(Doubt::Dropped) },
             Job::Coarse { refusals: Refusals::Drop, .. } => self.all(Doubt::Dropped),
             // Where another command drops an index at the same time, as many before as after says nothing.
             Job::Coarse { refusals: Refusals::Shape, .. }
@@ -98,6 +100,14 @@ impl Job {
             }
             Job::FindAndModify { ns, find } => vec![effect(ns, &mut find.statement)],
             Job::Bulk(bulk) => bulk.captured_mut().map(|(ns, each)| effect(ns, each)).collect(),
+            Job::Coarse { targets, over, .. } => {
+                let mut over = over.take();
+                let mut effect = |target: &Target| {
+                    let op = over.take_if(|(of, _)| *of == target.ns).map(|(_, op)| op);
+                    Effect { target: target.clone(), op, n: 0, modified: 0 }
+                };
+                targets.iter().map(&mut effect).collect()
+            }
             _ => {
                 let targets = self.targets().into_iter();
                 targets.map(|target| Effect { target, op: None, n: 0, modified: 0 }).collect()
@@ -118,6 +128,11 @@ impl Job {
                 Vec::new()
             }
         }
+    }
+
+    /// Whether the collections that it names may be gone by it.
+    pub(crate) fn drops(&self) -> bool {
+        matches!(self, Job::Coarse { refusals: Refusals::Drop, .. })
     }
 
     pub(crate) fn kind(&self) -> Kind {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bson::raw::{RawBsonRef, RawDocument};
-use record::Namespace;
+use record::{Namespace, Op};
 use wire::{Flags, Header, OpCode, OpMsg};
 
 use crate::bulk::{self, Bulk};
@@ -220,7 +220,7 @@ impl Session {
             Command::End(end) => return self.end(body, end),
             Command::GetMore => {
                 let target = self.capture.cursors.target(number(value?)?)?;
-                return Some(Job::Coarse { targets: vec![target], refusals: refusals(command) });
+                return Some(Job::Coarse { targets: vec![target], refusals: refusals(command), over: None });
             }
             Command::Coarse(command) => coarse::places(command, db, body),
             Command::Aggregate => coarse::aggregate(db, body),
@@ -230,7 +230,17 @@ impl Session {
             _ => return None,
         };
         match places {
-            Some(places) => self.coarse(places, refusals(command)),
+            Some(places) => {
+                let named = match command {
+                    Command::Coarse(command) => coarse::over(command, &places, body),
+                    _ => None,
+                };
+                let mut job = self.coarse(places, refusals(command))?;
+                if let Job::Coarse { over, .. } = &mut job {
+                    *over = named.map(|(ns, over)| (ns, Op::Over(over.statement())));
+                }
+                Some(job)
+            }
             None => Some(Job::Anywhere(refusals(command))),
         }
     }
@@ -250,7 +260,7 @@ impl Session {
             return None;
         }
         let targets = captured.into_iter().map(Place::target).collect();
-        Some(Job::Coarse { targets, refusals })
+        Some(Job::Coarse { targets, refusals, over: None })
     }
 
     /// A commit or an abort; of interest when the transaction has captured writes, or may have.
@@ -300,7 +310,11 @@ fn refusals(command: Command) -> Refusals {
             Refusals::Single
         }
         Command::Coarse(
-            Coarse::Collection | Coarse::DropDatabase | Coarse::Rename | Coarse::InternalRename,
+            Coarse::Drop
+            | Coarse::Collection
+            | Coarse::DropDatabase
+            | Coarse::Rename
+            | Coarse::InternalRename,
         ) => Refusals::Drop,
         Command::Coarse(Coarse::Shape) => Refusals::Shape,
         _ => Refusals::Several,

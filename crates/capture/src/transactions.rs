@@ -212,7 +212,7 @@ impl Open {
 /// What the effects take in memory, roughly, in bytes.
 pub(crate) fn bytes(effects: &[Effect]) -> usize {
     let op = |op: &Option<Op>| match op {
-        Some(Op::Insert(doc) | Op::Update(doc) | Op::Delete(doc)) => doc.as_bytes().len(),
+        Some(op) => op.document().as_bytes().len(),
         None => 0,
     };
     effects.iter().map(|effect| op(&effect.op) + touch_bytes(&effect.target.touch) + EFFECT_BYTES).sum()

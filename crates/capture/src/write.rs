@@ -231,12 +231,13 @@ impl Write {
         }
         targets.dedup(); // a batch of impure filters says its namespace for each
         let (via, at_ms) = (self.via.clone(), self.marked_ms);
-        Mark { targets, via, in_transaction: self.in_transaction, at_ms }
+        let drops = self.job.drops();
+        Mark { targets, via, in_transaction: self.in_transaction, drops, at_ms }
     }
 
     /// An aggregate that was asked for no first batch has written nothing yet: its cursor will.
     fn with_cursor(&self, verdict: Verdict, body: Option<&RawDocument>) -> Verdict {
-        let Job::Coarse { targets, refusals: Refusals::Aggregate } = &self.job else { return verdict };
+        let Job::Coarse { targets, refusals: Refusals::Aggregate, .. } = &self.job else { return verdict };
         // The first reply says `firstBatch`, that of a getMore `nextBatch`.
         let cursor = body.and_then(|body| document(body, "cursor"));
         let cursor = cursor.filter(|cursor| field(cursor, "firstBatch").is_some());

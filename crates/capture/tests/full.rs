@@ -91,7 +91,7 @@ fn a_write_can_be_kept_without_its_statements() {
     // What has no statements anyway is as it was.
     let (_, mut write) = marked(&session, &request(&rawdoc! {"drop": "items"}), 2).unwrap();
     write.keep(Detail::Touches);
-    assert_eq!(told(&write.outcome(&ok1(), NOW)), ["dropped 2", "shop.items *"]);
+    assert_eq!(told(&write.outcome(&ok1(), NOW)), ["certain 2", "shop.items * over {drop: 1}"]);
     assert_eq!(capture.counters().touches_only, 1);
 }
 

@@ -95,7 +95,11 @@ impl Scanner<'_> {
             if let Some(there) = there {
                 let empty = there.kind == "collection" && self.is_empty(ns).await?;
                 if cause == Cause::Shape || (self.shared.keeps(ns) && self.drops == Drops::Ignore) {
-                    return self.end(ns, scan, None, 0).await; // its drop comes, or is of no interest
+                    // Its drop comes, or is of no interest; or has come, and an index that was being made has made it anew.
+                    if empty && self.drops == Drops::Replicate {
+                        self.shared.drop_gone(ns).await?;
+                    }
+                    return self.end(ns, scan, None, 0).await;
                 }
                 let meant = cause == Cause::Dropped && !self.shared.keeps(ns);
                 if !meant && !empty && there.kind != "view" {

@@ -1,7 +1,7 @@
 //! The encoding of marks, entries and closing records, and back.
 //!
-//! - mark:  `{v, w: [target…], c: via, x?: true, t: ms}`
-//! - entry: `{v, m: mark, d?: doubt, a?: atomic, e: [{…target, i|u|x?: statement, n, o}], ts?, t: ms}`
+//! - mark:  `{v, w: [target…], c: via, x?: true, g?: true, t: ms}`
+//! - entry: `{v, m: mark, d?: doubt, a?: atomic, e: [{…target, i|u|x|g?: statement, n, o}], ts?, t: ms}`
 //! - target: `{ns, k: {_id} | f: filter, l?: collation, b?: let | any: "ns"|"db"}`
 //! - closing record: `{v, m: mark}`
 
@@ -72,6 +72,9 @@ impl Mark {
         if self.in_transaction {
             out.value(cstr!("x"), true);
         }
+        if self.drops {
+            out.value(cstr!("g"), true);
+        }
         out.value(cstr!("t"), self.at_ms.cast_signed());
         out.finish()
     }
@@ -101,6 +104,7 @@ impl Entry {
                 Some(Op::Insert(op)) => out.document(cstr!("i"), op),
                 Some(Op::Update(op)) => out.document(cstr!("u"), op),
                 Some(Op::Delete(op)) => out.document(cstr!("x"), op),
+                Some(Op::Over(op)) => out.document(cstr!("g"), op),
                 None => {}
             }
             out.value(cstr!("n"), effect.n.cast_signed());
@@ -182,6 +186,7 @@ fn decode_mark(doc: &RawDocument) -> Result<Mark, DecodeError> {
         targets,
         via: doc.get_str("c").map_err(|_| DecodeError::Field("c"))?.to_owned(),
         in_transaction: doc.get_bool("x").unwrap_or(false),
+        drops: doc.get_bool("g").unwrap_or(false),
         at_ms: at(doc)?,
     })
 }
@@ -212,6 +217,7 @@ fn decode_effect(doc: &RawDocument) -> Result<Effect, DecodeError> {
             "i" => op = statement().map(Op::Insert),
             "u" => op = statement().map(Op::Update),
             "x" => op = statement().map(Op::Delete),
+            "g" => op = statement().map(Op::Over),
             "n" => n = count(),
             "o" => modified = count(),
             other => target.take(other, value),

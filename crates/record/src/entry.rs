@@ -1,7 +1,7 @@
 //! Marks and entries: the two things that capture says about a write.
 
-use bson::Timestamp;
 use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{Timestamp, rawdoc};
 
 use crate::{Key, Namespace};
 
@@ -15,6 +15,8 @@ pub struct Mark {
     pub via: String,
     /// In a transaction, which outlives its connection (`wire-facts.md` section 7).
     pub in_transaction: bool,
+    /// The collections that it names may be gone by it.
+    pub drops: bool,
     /// Wall clock in milliseconds since 1970: information, never order.
     pub at_ms: u64,
 }
@@ -109,13 +111,50 @@ pub enum Op {
     Update(RawDocumentBuf),
     /// `{q, limit, collation?}`, as in the `delete` command.
     Delete(RawDocumentBuf),
+    /// A command over whole collections, as [`Over::statement`] writes it.
+    Over(RawDocumentBuf),
+}
+
+/// A command over whole collections, seen from the one that is gone by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Over {
+    /// It was dropped.
+    Drop,
+    /// The database was dropped.
+    DropDatabase,
+    /// It has this name now, and whatever had it before is gone.
+    Rename(Namespace),
 }
 
 impl Op {
     /// The statement, whatever it is.
     pub fn document(&self) -> &RawDocument {
         match self {
-            Op::Insert(document) | Op::Update(document) | Op::Delete(document) => document,
+            Op::Insert(document) | Op::Update(document) | Op::Delete(document) | Op::Over(document) => {
+                document
+            }
+        }
+    }
+}
+
+impl Over {
+    /// `{drop: 1}`, `{dropDatabase: 1}` or `{rename: "db.coll"}`.
+    pub fn statement(&self) -> RawDocumentBuf {
+        match self {
+            Over::Drop => rawdoc! {"drop": 1},
+            Over::DropDatabase => rawdoc! {"dropDatabase": 1},
+            Over::Rename(to) => rawdoc! {"rename": to.as_str()},
+        }
+    }
+
+    /// What such a statement says; `None`: it is none.
+    pub fn read(statement: &RawDocument) -> Option<Over> {
+        let (name, value) = statement.iter().next()?.ok()?;
+        match name.as_str() {
+            "drop" => Some(Over::Drop),
+            "dropDatabase" => Some(Over::DropDatabase),
+            "rename" => Some(Over::Rename(Namespace::parse(value.as_str()?))),
+            _ => None,
         }
     }
 }

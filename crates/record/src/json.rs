@@ -79,6 +79,7 @@ impl Show {
             Some(Op::Insert(doc)) => ("insert", Some(doc)),
             Some(Op::Update(doc)) => ("update", Some(doc)),
             Some(Op::Delete(doc)) => ("delete", Some(doc)),
+            Some(Op::Over(doc)) => ("command", Some(doc)),
             None => ("", None),
         };
         self.target(out, &effect.target);
@@ -251,6 +252,7 @@ mod tests {
                 targets: vec![Target::new(Namespace::new("secret?no", ""), Touch::Database)],
                 via: "127.0.0.1:5".to_owned(),
                 in_transaction: true,
+                drops: false,
                 at_ms: 5,
             }),
         ];

@@ -16,7 +16,7 @@ mod namespace;
 mod writer;
 
 pub use codec::{DecodeError, Record, RecordKind};
-pub use entry::{Doubt, Effect, Entry, Mark, Op, Predicate, Raw, Target, Touch};
+pub use entry::{Doubt, Effect, Entry, Mark, Op, Over, Predicate, Raw, Target, Touch};
 pub use json::{Show, json};
 pub use key::Key;
 pub use namespace::Namespace;

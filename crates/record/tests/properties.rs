@@ -7,7 +7,7 @@ use bson::{Timestamp, doc, rawdoc};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use record::{
-    Doubt, Effect, Entry, Key, Mark, Namespace, Op, Predicate, Raw, Record, RecordKind, Target, Touch,
+    Doubt, Effect, Entry, Key, Mark, Namespace, Op, Over, Predicate, Raw, Record, RecordKind, Target, Touch,
 };
 
 fn document() -> impl Strategy<Value = RawDocumentBuf> {
@@ -40,6 +40,9 @@ fn effect() -> impl Strategy<Value = Effect> {
         document().prop_map(|d| Some(Op::Insert(d))),
         document().prop_map(|d| Some(Op::Update(d))),
         document().prop_map(|d| Some(Op::Delete(d))),
+        Just(Some(Op::Over(Over::Drop.statement()))),
+        Just(Some(Op::Over(Over::DropDatabase.statement()))),
+        Just(Some(Op::Over(Over::Rename(Namespace::new("shop", "a.b")).statement()))),
     ];
     (target(), op, any::<u32>(), any::<u32>()).prop_map(|(target, op, n, modified)| Effect {
         target,
@@ -63,8 +66,8 @@ proptest! {
     }
 
     #[test]
-    fn a_mark_survives_its_encoding(targets in vec(target(), 0..5), via in "[0-9.:]{0,20}", x in any::<bool>(), at_ms in any::<u64>()) {
-        let mark = Mark { targets, via, in_transaction: x, at_ms };
+    fn a_mark_survives_its_encoding(targets in vec(target(), 0..5), via in "[0-9.:]{0,20}", x in any::<bool>(), drops in any::<bool>(), at_ms in any::<u64>()) {
+        let mark = Mark { targets, via, in_transaction: x, drops, at_ms };
         prop_assert_eq!(Record::decode(RecordKind::Mark as u8, &mark.encode()), Ok(Record::Mark(mark)));
     }
 

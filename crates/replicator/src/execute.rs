@@ -214,18 +214,7 @@ impl Executor {
                 tally.note([unit.entry], Way::Converged);
                 return Ok(());
             }
-            let reason = "written to by a command whose effect is not known document by document";
-            match (unit.doubt(), self.drops) {
-                (Some(Doubt::Dropped), Drops::Replicate) => self.make_dirty_by(ns, reason, Cause::Dropped),
-                (Some(Doubt::Dropped), _) => {
-                    self.keep(ns, "dropped or renamed, and sync.drops keeps it", Keep::Lost);
-                }
-                _ => self.make_dirty_by(ns, reason, Cause::Written),
-            }
-            if unit.doubt().is_some_and(may_replace) {
-                self.shared.state().may_be_anew(ns);
-            }
-            self.forget(|known| known == ns || (ns.coll().is_empty() && known.db() == ns.db()));
+            self.leave_to_comparison(ns, &unit);
             tally.note([unit.entry], Way::Dirty);
             return Ok(());
         }
@@ -242,6 +231,21 @@ impl Executor {
         let way = self.converge(ns, &converge).await?;
         tally.note(converge.entries, way);
         Ok(())
+    }
+
+    /// What this did to `ns` only a comparison can tell.
+    pub(crate) fn leave_to_comparison(&self, ns: &Namespace, unit: &Unit) {
+        let dropped = unit.doubt() == Some(Doubt::Dropped) || unit.is_over_collections();
+        let reason = "written to by a command whose effect is not known document by document";
+        match self.drops {
+            Drops::Replicate if dropped => self.make_dirty_by(ns, reason, Cause::Dropped),
+            _ if dropped => self.keep(ns, "dropped or renamed, and sync.drops keeps it", Keep::Lost),
+            _ => self.make_dirty_by(ns, reason, Cause::Written),
+        }
+        if dropped || unit.doubt().is_none_or(may_replace) {
+            self.shared.state().may_be_anew(ns);
+        }
+        self.forget(|known| known == ns || (ns.coll().is_empty() && known.db() == ns.db()));
     }
 
     /// Sends these statements again; returns those that did not do what they did on the source.
@@ -316,7 +320,7 @@ impl Executor {
     }
 
     /// Options or indexes have changed: they are made equal beside the documents' way.
-    fn make_misshapen(&self, ns: &Namespace) {
+    pub(crate) fn make_misshapen(&self, ns: &Namespace) {
         self.planner().set_misshapen(ns);
         let dirty = Dirty::new("its options or indexes have changed", Cause::Shape, now_ms());
         self.shared.state().set_dirty(ns, dirty);
@@ -333,8 +337,8 @@ impl Executor {
 
 /// Whether a command that is followed by its namespace may have put another collection in its place, as `$out` does.
 fn may_replace(doubt: Doubt) -> bool {
-    use Doubt::{Coarse, CommandFailed, Dropped, NotKept, Orphan, Unacknowledged};
-    matches!(doubt, Coarse | CommandFailed | Dropped | NotKept | Orphan | Unacknowledged)
+    use Doubt::{Coarse, CommandFailed, NotKept, Orphan, Unacknowledged};
+    matches!(doubt, Coarse | CommandFailed | NotKept | Orphan | Unacknowledged)
 }
 
 pub(crate) fn unit_key(unit: &Unit) -> Option<&Key> {

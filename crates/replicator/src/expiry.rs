@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ServerError;
 use crate::server::{cursor, next};
-use crate::target::{OWN_DATABASE, Target};
+use crate::target::{OWN_DATABASE, Target, Validation};
 
 /// The field of options and indexes.
 pub const EXPIRY: &str = "expireAfterSeconds";
@@ -116,6 +116,12 @@ impl Expiry {
 }
 
 impl Target {
+    /// Nothing of `ns` expires any more.
+    pub async fn forget_expiry(&self, ns: &Namespace) -> Result<(), ServerError> {
+        let (db, command) = Expiry::command(ns, None)?;
+        self.write(&Namespace::new(db, COLLECTION), &|| command.clone(), Validation::Asked).await.map(|_| ())
+    }
+
     /// All notes.
     pub async fn expiries(&self) -> Result<Vec<Expiry>, ServerError> {
         let find = rawdoc! {"find": COLLECTION};

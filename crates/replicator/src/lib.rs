@@ -21,6 +21,7 @@ mod joined;
 mod meet;
 mod notes;
 mod orphans;
+mod over;
 mod pending;
 pub mod plan;
 mod pump;

@@ -161,7 +161,8 @@ fn end(orphan: &Orphan, whole_namespaces: bool, log: &Recorder) -> bool {
     };
     let targets: HashSet<Target> = orphan.record.targets.iter().map(touch).collect();
     let effects = targets.into_iter().map(|target| Effect { target, op: None, n: 0, modified: 0 }).collect();
-    let (doubt, at_ms) = (Some(Doubt::Orphan), now_ms());
+    let doubt = Some(if orphan.record.drops { Doubt::Dropped } else { Doubt::Orphan });
+    let at_ms = now_ms();
     let entry = Entry { mark, doubt, atomic: false, effects, operation_time: None, at_ms };
     match log.log.append(RecordKind::Entry as u8, &[&entry.encode()]) {
         Ok(_) => {
@@ -184,7 +185,13 @@ mod tests {
 
     #[test]
     fn without_addresses_everything_that_ran_is_waited_for() {
-        let record = Mark { targets: Vec::new(), via: "unix".to_owned(), in_transaction: false, at_ms: 0 };
+        let record = Mark {
+            targets: Vec::new(),
+            via: "unix".to_owned(),
+            in_transaction: false,
+            drops: false,
+            at_ms: 0,
+        };
         let mut one = Waiting::new(Orphan { mark: None, record, guard: Box::new(()) });
         let looks: [(&[i64], bool); 5] =
             [(&[1], true), (&[1, 2], true), (&[1, 2, 3], true), (&[2, 3], true), (&[3], false)];

@@ -138,8 +138,23 @@ impl Planner {
     }
 
     fn only_converged(&self, state: &State, unit: &Unit) -> bool {
-        let db = unit.effect().target.ns.db();
-        let dirty = state.dirty || self.everything_dirty || self.dirty_databases.contains(db);
+        self.is_only_converged(state, &unit.effect().target.ns)
+    }
+
+    /// Whether the target's `ns` is as the source's was when the write with this mark began, given that no other one was under
+    /// way with it.
+    pub fn is_exact(&self, ns: &Namespace, mark: u64) -> bool {
+        let empty = State::default();
+        let state = self.namespaces.get(ns).unwrap_or(&empty);
+        let not_ahead = state.floor <= mark && state.ahead.values().all(|h| *h <= mark);
+        (not_ahead || !self.rules.lone_multi)
+            && (self.sent_before <= mark || !self.rules.sent)
+            && !self.is_only_converged(state, ns)
+            && (state.dead.is_empty() || !self.rules.dead)
+    }
+
+    fn is_only_converged(&self, state: &State, ns: &Namespace) -> bool {
+        let dirty = state.dirty || self.everything_dirty || self.dirty_databases.contains(ns.db());
         self.joined || (dirty && self.rules.dirty)
     }
 

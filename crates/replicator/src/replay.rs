@@ -127,6 +127,7 @@ fn statement(unit: &Unit) -> Option<(Kind, &RawDocument)> {
         Op::Insert(document) => (Kind::Insert, document),
         Op::Update(statement) => (Kind::Update, statement),
         Op::Delete(statement) => (Kind::Delete, statement),
+        Op::Over(_) => return None,
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bson::Timestamp;
-use record::{Doubt, Effect, Entry, Mark, Namespace, Record, RecordKind, Target, Touch};
+use record::{Doubt, Effect, Entry, Mark, Namespace, Op, Record, RecordKind, Target, Touch};
 
 use super::Detail;
 use crate::Capture;
@@ -104,8 +104,7 @@ impl Ended {
         // Without a mark an entry would be taken for another's: `held.unmarked` raises what it touched.
         let Some(mark) = held.mark else { return };
         let namespaces = held.effects.iter().map(|effect| effect.target.ns.clone()).collect();
-        let without_statements =
-            self.detail == Detail::Touches && held.effects.iter().any(|it| it.op.is_some());
+        let without_statements = self.detail == Detail::Touches && !held.effects.iter().all(is_small);
         let (effects, doubt) = fit(held.effects, doubt, self.detail);
         self.capture.counting.entry(held.kind, doubt);
         if without_statements {
@@ -161,7 +160,8 @@ impl Capture {
     pub(crate) fn orphans(writes: Vec<Held>) -> Vec<Orphan> {
         let orphan = |held: Held| {
             let targets = held.effects.into_iter().map(|effect| effect.target).collect();
-            let mark_record = Mark { targets, via: held.via, in_transaction: true, at_ms: held.marked_ms };
+            let mark_record =
+                Mark { targets, via: held.via, in_transaction: true, drops: false, at_ms: held.marked_ms };
             Orphan { mark: held.mark, mark_record, unmarked: held.unmarked, ticket: held.ticket }
         };
         writes.into_iter().map(orphan).collect()
@@ -172,16 +172,21 @@ impl Capture {
 fn fit(mut effects: Vec<Effect>, doubt: Option<Doubt>, detail: Detail) -> (Vec<Effect>, Option<Doubt>) {
     let (keeps, left) = match detail {
         Detail::Statements => (bytes(&effects) <= ENTRY_BYTES_MAX, Doubt::Coarse),
-        Detail::Touches => (effects.iter().all(|effect| effect.op.is_none()), Doubt::NotKept),
+        Detail::Touches => (effects.iter().all(is_small), Doubt::NotKept),
     };
     if keeps && bytes(&effects) <= ENTRY_BYTES_MAX {
         return (effects, doubt);
     }
-    effects.iter_mut().for_each(|effect| effect.op = None);
+    effects.iter_mut().filter(|effect| !is_small(effect)).for_each(|effect| effect.op = None);
     if bytes(&effects) > ENTRY_BYTES_MAX {
         effects = by_namespace(&effects);
     }
     (effects, doubt.or(Some(left)))
+}
+
+/// Whether nothing is saved by leaving its statement away.
+fn is_small(effect: &Effect) -> bool {
+    matches!(effect.op, None | Some(Op::Over(_)))
 }
 
 /// Whether a transaction's writes are certain, all of them. Each reads as of the transaction's beginning, so only of a

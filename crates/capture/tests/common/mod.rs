@@ -103,6 +103,7 @@ pub fn effect(effect: &Effect) -> String {
     let mut text = target(&effect.target);
     let op = match &effect.op {
         None => return text,
+        Some(Op::Over(over)) => return format!("{text} over {}", json(over)),
         Some(Op::Insert(doc)) => ("insert", doc),
         Some(Op::Update(doc)) => ("update", doc),
         Some(Op::Delete(doc)) => ("delete", doc),

@@ -6,19 +6,24 @@ use super::*;
 #[test]
 fn coarse_commands() {
     let done = rawdoc! {"ok": 1.0};
-    let check_as = |reason: &str, body: RawDocumentBuf, places: &[&str]| {
-        let entry: Vec<&str> = std::iter::once(reason).chain(places.iter().copied()).collect();
+    let check_ended = |reason: &str, body: RawDocumentBuf, places: &[&str], effects: &[&str]| {
+        let entry: Vec<&str> = std::iter::once(reason).chain(effects.iter().copied()).collect();
         self::check(&body, &done, places, &entry);
-        let failed: Vec<&str> = std::iter::once("command_failed").chain(places.iter().copied()).collect();
+        let failed: Vec<&str> = std::iter::once("command_failed").chain(effects.iter().copied()).collect();
         self::check(&body, &rawdoc! {"ok": 0.0, "code": 50}, places, &failed);
         self::check(&body, &rawdoc! {"ok": 0.0, "code": 13}, places, &["closed"]);
     };
-    // Collections that may be gone.
-    check_as("dropped", rawdoc! {"drop": "items"}, &["shop.items *"]);
-    check_as("dropped", rawdoc! {"dropDatabase": 1}, &["shop **"]);
+    let check_as =
+        |reason: &str, body: RawDocumentBuf, places: &[&str]| check_ended(reason, body, places, places);
+    // Collections that are gone, by a command that can be sent again.
+    let certain = |body, places: &[&str], effects: &[&str]| check_ended("certain", body, places, effects);
+    certain(rawdoc! {"drop": "items"}, &["shop.items *"], &["shop.items * over {drop: 1}"]);
+    certain(rawdoc! {"dropDatabase": 1}, &["shop **"], &["shop ** over {dropDatabase: 1}"]);
+    let rename = rawdoc! {"renameCollection": "shop.b.x", "to": "shop.a", "$db": "admin"};
+    let names = ["shop.a *", "shop.b.x *"];
+    certain(rename, &names, &["shop.a *", "shop.b.x * over {rename: shop.a}"]);
+    // Or that may be.
     check_as("dropped", rawdoc! {"convertToCapped": "items", "size": 1}, &["shop.items *"]);
-    let rename = rawdoc! {"renameCollection": "shop.a.x", "to": "store.b", "$db": "admin"};
-    check_as("dropped", rename, &["shop.a.x *", "store.b *"]);
     // No document is changed.
     check_as("shape", rawdoc! {"createIndexes": "items", "indexes": []}, &["shop.items *"]);
     check_as("shape", rawdoc! {"collMod": "items", "validator": {}}, &["shop.items *"]);

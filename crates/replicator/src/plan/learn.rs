@@ -74,6 +74,23 @@ impl Planner {
         true
     }
 
+    /// Options and indexes of `ns` were made equal, and its documents were followed all the time. Says whether neither has
+    /// changed meanwhile.
+    pub fn shape_ended(&self, ns: &Namespace, scan: Scan) -> bool {
+        self.scan_begins(ns) == scan
+    }
+
+    /// Nothing is left of `ns` on the target. `head`: the log's after the source was seen to have none either; `None`: by a
+    /// command that stands where the log is now. A scan under way has not seen it.
+    pub fn is_gone(&mut self, ns: &Namespace, head: Option<u64>) {
+        let state = self.namespaces.entry(ns.clone()).or_default();
+        state.marks += 1;
+        state.floor = state.floor.max(head.unwrap_or(0));
+        state.ahead.clear();
+        state.dead.clear();
+        state.collated = false;
+    }
+
     /// `ns` was not dirty in truth. `head` is the log's: what was held back till now is converged.
     pub fn not_dirty(&mut self, ns: &Namespace, head: u64) {
         if let Some(state) = self.namespaces.get_mut(ns) {

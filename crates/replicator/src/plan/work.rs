@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bson::Timestamp;
-use record::{Doubt, Effect, Entry, Key, Namespace, Predicate, Raw, Touch};
+use record::{Doubt, Effect, Entry, Key, Namespace, Op, Predicate, Raw, Touch};
 
 /// One statement of an entry. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,6 +29,11 @@ impl Unit {
     /// Whether it is part of a captured transaction that is certain.
     pub fn is_atomic(&self) -> bool {
         self.whole.atomic
+    }
+
+    /// Whether it is part of a command that drops or renames collections.
+    pub fn is_over_collections(&self) -> bool {
+        self.whole.effects.iter().any(|effect| matches!(effect.op, Some(Op::Over(_))))
     }
 
     /// Position of the entry's mark.

@@ -12,6 +12,7 @@ use super::feed::Part;
 use super::pace;
 use crate::execute::{Stall, Tally, worst};
 use crate::meet::Followed;
+use crate::over::is_over;
 use crate::plan::{Unit, queues};
 use crate::shared::{Applied, Way, now_ms};
 
@@ -40,12 +41,45 @@ impl Pump {
         let tally = Tally::new(part.entries().len());
         self.executor.remember_sent(part.end)?;
         let entries: Vec<Arc<Entry>> = part.entries().cloned().collect();
-        let done = self.executor.send_transactions(&entries).await?;
-        let mut queues = queues(entries.iter().enumerate().filter(|(number, _)| !done.contains(number)));
+        // A command over whole collections stands alone between what is before it and what is behind.
+        let mut first = 0;
+        for stretch in entries.chunk_by(|one, next| !is_over(one) && !is_over(next)) {
+            match stretch {
+                [entry] if is_over(entry) => self.follow_over(first, entry, &tally).await?,
+                _ => self.apply_stretch(first, stretch, &tally).await?,
+            }
+            first += stretch.len();
+        }
+        Ok(tally)
+    }
+
+    /// Carries out a command over whole collections, or leaves it to a comparison.
+    async fn follow_over(&self, number: usize, entry: &Arc<Entry>, tally: &Tally) -> Result<(), Stall> {
+        let captures = |ns: &Namespace| (self.config.captures)(&self.config.filter, ns);
+        if self.executor.follow_over(entry, &captures).await? {
+            return Ok(()); // it counts as replayed
+        }
+        for unit in Unit::all(number, entry) {
+            self.executor.leave_to_comparison(&unit.effect().target.ns, &unit);
+        }
+        tally.note([number], Way::Dirty);
+        Ok(())
+    }
+
+    /// The entries from number `first` of the batch on, in which nothing is over whole collections.
+    async fn apply_stretch(
+        &mut self,
+        first: usize,
+        entries: &[Arc<Entry>],
+        tally: &Tally,
+    ) -> Result<(), Stall> {
+        let done = self.executor.send_transactions(entries).await?;
+        let rest = entries.iter().enumerate().filter(|(number, _)| !done.contains(number));
+        let mut queues = queues(rest.map(|(number, entry)| (first + number, entry)));
         // All are waited for: what is under way in one namespace is of no concern to the others, until one stalls.
         let results = {
             let this = &*self;
-            let apply = |(ns, queue)| this.apply_to(ns, queue, &tally);
+            let apply = |(ns, queue)| this.apply_to(ns, queue, tally);
             join_all(queues.iter_mut().map(|(ns, queue)| (&*ns, queue)).map(apply)).await
         };
         let mut ends = Vec::new();
@@ -58,8 +92,7 @@ impl Pump {
                 other => ends.push(other),
             }
         }
-        worst(ends)?;
-        Ok(tally)
+        worst(ends).map(drop)
     }
 
     async fn apply_to(&self, ns: &Namespace, queue: &mut VecDeque<Unit>, tally: &Tally) -> Result<(), Stall> {

@@ -10,7 +10,7 @@ use crate::error::Class;
 use crate::execute::Stall;
 use crate::meet::Followed;
 use crate::plan::{Converge, Scan};
-use crate::state::Dirty;
+use crate::state::{Cause, Dirty};
 
 impl Pump {
     /// Who asked may be gone: what was done is done all the same. A right that is missing is told; on any other error nobody
@@ -95,7 +95,11 @@ impl Pump {
     fn end(&mut self, ns: &Namespace, scan: Scan, uuid: Option<&str>) -> Result<bool, Stall> {
         let head = self.log.head().0;
         self.executor.remember_sent(head)?;
-        if !self.executor.planner().scan_ended(ns, scan, head) {
+        let is_shape = self.shared.state().cause(ns) == Some(Cause::Shape);
+        let mut planner = self.executor.planner();
+        let clean = if is_shape { planner.shape_ended(ns, scan) } else { planner.scan_ended(ns, scan, head) };
+        drop(planner);
+        if !clean {
             return Ok(false);
         }
         self.executor.no_look_up().remove(ns);

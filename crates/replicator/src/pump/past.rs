@@ -204,7 +204,7 @@ mod tests {
     fn mark(names: &[&str]) -> Mark {
         let target = |name: &&str| Target::new(Namespace::parse(name), Touch::Namespace);
         let targets = names.iter().map(target).collect();
-        Mark { targets, via: String::new(), in_transaction: false, at_ms: 0 }
+        Mark { targets, via: String::new(), in_transaction: false, drops: false, at_ms: 0 }
     }
 
     #[test]

@@ -57,6 +57,15 @@ impl Target {
         }
     }
 
+    /// Gives a collection another name, in place of whatever has it.
+    pub async fn rename(&self, from: &Namespace, to: &Namespace) -> Result<(), ServerError> {
+        let rename = rawdoc! {
+            "renameCollection": from.as_str(), "to": to.as_str(), "dropTarget": true, "writeConcern": {"w": "majority"},
+        };
+        let admin = self.client().await?.database("admin");
+        answer("renameCollection", admin.run_raw_command(rename)).await.map(|_| ())
+    }
+
     /// Creates a collection with these options; one that exists is left as it is.
     pub async fn create(&self, ns: &Namespace, options: &RawDocumentBuf) -> Result<(), ServerError> {
         const NAMESPACE_EXISTS: i32 = 48;

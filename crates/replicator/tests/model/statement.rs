@@ -165,6 +165,7 @@ impl Statement {
             Op::Delete(statement) => {
                 Statement::Delete { keys: select(statement, int(statement, "limit") == 0) }
             }
+            Op::Over(_) => unreachable!("not in the model's alphabet"),
         }
     }
 
