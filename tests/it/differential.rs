@@ -35,6 +35,13 @@ async fn a_proxy_that_is_killed_loses_nothing() -> Result<()> {
     play(Run { commands: 1_500, commands_per_round: 1_500, ..run }).await
 }
 
+/// Collections come and go, and change names and options, under writes to them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn collections_come_and_go() -> Result<()> {
+    let run = run(Source::Standalone, Kinds::Collections, &[Fault::KillProxy, Fault::KillTarget]);
+    play(Run { clients: 6, commands: 1_200, commands_per_round: 1_200, ..run }).await
+}
+
 fn run(source: Source, kinds: Kinds, faults: &[Fault]) -> Run {
     Run {
         binary: PathBuf::from(BIN),

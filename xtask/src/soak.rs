@@ -1,7 +1,7 @@
 //! `cargo xtask soak`: the differential test for longer, with a line in `docs/soak.csv` at its end.
 //!
 //! Commands are played in runs, each with servers of its own, in turns on a standalone and on a replica set, once with
-//! all kinds of commands and once with those that need no comparison. The first run that ends unequal ends it all: its
+//! all kinds of commands, once with those that need no comparison, and once with collections that come and go. The first run that ends unequal ends it all: its
 //! line says so, and the shrunk script is printed.
 
 use std::fmt::Write as _;
@@ -21,7 +21,8 @@ pub(crate) struct Options {
     /// How many commands
     #[arg(long, default_value_t = 100_000)]
     commands: usize,
-    /// What goes wrong meanwhile: hang-ups, time-limits, kill-op, kill-proxy, step-down, kill-source
+    /// What goes wrong meanwhile: hang-ups, time-limits, kill-op, kill-proxy, step-down, kill-source,
+    /// kill-target
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Fault>,
     /// Clients at once
@@ -88,7 +89,8 @@ fn turns(options: &Options) -> Vec<(Source, Kinds)> {
         None if options.faults.iter().any(needs_set) => vec![Source::ReplicaSet],
         None => vec![Source::Standalone, Source::ReplicaSet],
     };
-    let both = |source: Source| [(source, Kinds::Followed), (source, Kinds::All)];
+    let both =
+        |source: Source| [Kinds::Followed, Kinds::All, Kinds::Collections].map(|kinds| (source, kinds));
     sources.into_iter().flat_map(both).collect()
 }
 

@@ -3,7 +3,8 @@
 //!
 //! - a [`Script`] is made from a seed alone; how its clients interleave is up to chance
 //! - its clients share a handful of documents, so that many of their writes meet
-//! - [`Kinds::Followed`] draws what is followed without a comparison, [`Kinds::All`] also what is not (`$out`, DDL, …)
+//! - [`Kinds::Followed`] draws what is followed without a comparison, [`Kinds::All`] also what is not (`$out`, …),
+//!   [`Kinds::Collections`] above all what becomes of whole collections
 //! - [`Fault`]s disturb it; a seed that fails is shrunk to a script that fails still, as far as chance lets it
 //!
 //! Capped and time-series collections are written to, but not compared: they are not copied yet. Not here: writes past
@@ -58,6 +59,8 @@ pub enum Kinds {
     Followed,
     /// Those that do as well.
     All,
+    /// Collections that come and go, change their names and their options, among writes to them.
+    Collections,
 }
 
 /// What the application writes to.

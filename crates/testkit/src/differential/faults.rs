@@ -27,17 +27,20 @@ pub enum Fault {
     StepDown,
     /// The source is killed and starts again. A standalone takes back what it has acknowledged last.
     KillSource,
+    /// The target is killed and starts again.
+    KillTarget,
 }
 
 impl Fault {
     /// Every one, by its name.
-    pub const ALL: [(&str, Fault); 6] = [
+    pub const ALL: [(&str, Fault); 7] = [
         ("hang-ups", Fault::HangUps),
         ("time-limits", Fault::TimeLimits),
         ("kill-op", Fault::KillOp),
         ("kill-proxy", Fault::KillProxy),
         ("step-down", Fault::StepDown),
         ("kill-source", Fault::KillSource),
+        ("kill-target", Fault::KillTarget),
     ];
 
     /// Its name.
@@ -70,7 +73,8 @@ pub(super) async fn beside<T>(
     done: &Arc<AtomicU64>,
     total: u64,
 ) -> Result<T> {
-    let kills = |fault| matches!(fault, Fault::KillProxy | Fault::StepDown | Fault::KillSource);
+    let kills =
+        |fault| matches!(fault, Fault::KillProxy | Fault::StepDown | Fault::KillSource | Fault::KillTarget);
     let kills: Vec<Fault> = faults.iter().copied().filter(|fault| kills(*fault)).collect();
     let operations = world.source.client().await?;
     let disturbed = async {
@@ -131,6 +135,10 @@ async fn strike(fault: Fault, world: &mut World) -> Result<()> {
         (Fault::KillSource, Server::ReplicaSet(set)) => {
             set.kill()?;
             set.resume().await
+        }
+        (Fault::KillTarget, _) => {
+            world.target.kill()?;
+            world.target.resume().await
         }
         (Fault::KillSource, Server::Standalone(mongod)) => {
             mongod.kill()?;

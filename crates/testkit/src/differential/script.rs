@@ -125,6 +125,7 @@ impl Author {
             (Draw::HangUp, if self.traffic.hang_ups { 3 } else { 0 }),
             (Draw::Slow, if self.traffic.slow { 2 } else { 0 }),
             (Draw::Compared, if self.traffic.kinds == Kinds::All { 6 } else { 0 }),
+            (Draw::Collections, if self.traffic.kinds == Kinds::Collections { 200 } else { 0 }),
         ];
         let steps = match weighted(&mut self.rng, &shares) {
             Draw::Write => vec![self.write(Way::Ask)],
@@ -134,8 +135,11 @@ impl Author {
             Draw::Slow => vec![self.step(Way::Ask, Shape::Slow)],
             Draw::Retried => self.retried(),
             Draw::Transaction => self.transaction(),
-            Draw::Compared => {
-                let (body, later) = self.commands.compared(&mut self.rng);
+            Draw::Compared | Draw::Collections => {
+                let (body, later) = match self.traffic.kinds {
+                    Kinds::Collections => (self.commands.collections(&mut self.rng), false),
+                    _ => self.commands.compared(&mut self.rng),
+                };
                 let way = if later { Way::More } else { Way::Ask };
                 vec![Step { socket: 0, way, sequence: false, body }]
             }
@@ -245,6 +249,7 @@ enum Draw {
     Retried,
     Transaction,
     Compared,
+    Collections,
 }
 
 /// FNV-1a.

@@ -21,7 +21,7 @@ pub struct World {
     pub dualsync: Dualsync,
     /// What the application writes to.
     pub source: Server,
-    target: ReplicaSet,
+    pub(super) target: ReplicaSet,
 }
 
 /// The source.

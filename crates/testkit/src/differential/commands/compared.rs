@@ -3,9 +3,36 @@
 use bson::{Document, doc};
 use fastrand::Rng;
 
-use super::{Commands, PASSING, SERIES, SIZED, Shape, insert, update};
+use super::{Commands, PASSING, SERIES, SIZED, Shape, delete, find_and_modify, insert, update};
+
+/// Commands over whole collections.
+const OVER: [&str; 7] =
+    ["drop", "create", "createIndexes", "dropIndexes", "collMod", "renameCollection", "dropDatabase"];
 
 impl Commands {
+    /// A write to a collection that comes and goes, or a command over such ones.
+    pub(in super::super) fn collections(&self, rng: &mut Rng) -> Document {
+        let coll = PASSING[rng.usize(0..PASSING.len())];
+        let write = match rng.u8(0..20) {
+            0..6 => insert(rng, coll),
+            6..10 => update(rng, coll, Shape::Any),
+            10..12 => delete(rng, coll, Shape::Any),
+            12 => find_and_modify(rng, coll, Shape::Any),
+            _ => loop {
+                let (command, later) = self.compared(rng);
+                let name = command.keys().next().map_or("", String::as_str);
+                if !later && (OVER.contains(&name) || (name == "aggregate" && rng.bool())) {
+                    return command;
+                }
+            },
+        };
+        let mut command = self.with_db(write);
+        if rng.u8(0..6) == 0 {
+            command.insert("$db", format!("{}_b", self.database));
+        }
+        command
+    }
+
     /// A command that is followed by a comparison, and whether its cursor does the writing.
     pub(in super::super) fn compared(&self, rng: &mut Rng) -> (Document, bool) {
         let passing = |rng: &mut Rng| PASSING[rng.usize(0..PASSING.len())];
@@ -51,9 +78,13 @@ impl Commands {
             }
             14 => doc! {"collMod": passing(rng), "validator": {"n": {"$ne": rng.i32(0..9)}}},
             15..17 => {
-                let full = |coll: &str| format!("{}.{coll}", self.database);
+                // Now and then into another database.
+                let full = |coll: &str, other: bool| {
+                    format!("{}{}.{coll}", self.database, if other { "_b" } else { "" })
+                };
+                let (from, to) = (rng.u8(0..6) == 0, rng.u8(0..6) == 0);
                 let rename = doc! {
-                    "renameCollection": full(passing(rng)), "to": full(passing(rng)),
+                    "renameCollection": full(passing(rng), from), "to": full(passing(rng), to),
                     "dropTarget": rng.bool(), "$db": "admin",
                 };
                 return (rename, false);
