@@ -3,6 +3,7 @@
 
 mod bypass;
 mod failover;
+mod rollback;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bson::{Document, doc};
+use futures_util::TryStreamExt as _;
 use mongodb::Client;
 use testkit::{Dualsync, Mongod, ReplicaSet, compare, mongod, wait_for};
 
@@ -111,6 +112,23 @@ async fn an_emptied_data_folder_takes_nothing_back() -> Result<()> {
     let count = async |name| copy.collection::<Document>(name).count_documents(doc! {}).await;
     let (gone, anew) = (count("gone").await?, count("anew").await?);
     ensure!((gone, anew) == (100, 101), "an empty source has emptied the target: {gone}, {anew}");
+    let health = dualsync.admin_get("/api/sync/health").await?;
+    ensure!(health["status"] == "degraded" && health.to_string().contains("held"), "{health:#}");
+    let reasons = dualsync.report().await?["namespaces"]["dirty"].to_string();
+    ensure!(reasons.contains("the source has other data than before"), "{reasons}");
+
+    // The ways out: one is brought back from the target, as mongodump and mongorestore do; the other one is meant to be so.
+    let saved: Vec<Document> = copy.collection::<Document>("gone").find(doc! {}).await?.try_collect().await?;
+    let here = source.client().await?.database("kept");
+    here.collection("gone").insert_many(saved).await?;
+    let confirmed = serde_json::json!({"namespaces": ["kept.anew"]});
+    dualsync.admin_post("/api/sync/deletes/confirm", &confirmed).await?;
+    dualsync.admin_post("/api/sync/full", &serde_json::json!({})).await?;
+    clean(&dualsync).await?;
+    let comparison = compare::databases(&source.client().await?, &target.client().await?).await?;
+    ensure!(comparison.equal() && comparison.documents() == 101, "{comparison}");
+    let health = dualsync.admin_get("/api/sync/health").await?;
+    ensure!(health["status"] == "healthy", "{health:#}");
     source.stop().await?;
     Ok(())
 }
