@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// Only on this source
     #[arg(long, value_enum)]
     source: Option<Only>,
+    /// Only such commands
+    #[arg(long, value_enum)]
+    kinds: Option<Which>,
     /// A binary to try instead of a release build of this tree
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -40,6 +43,14 @@ pub(crate) struct Options {
 enum Only {
     Standalone,
     ReplicaSet,
+}
+
+/// Which commands.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Which {
+    Followed,
+    All,
+    Collections,
 }
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
@@ -89,9 +100,14 @@ fn turns(options: &Options) -> Vec<(Source, Kinds)> {
         None if options.faults.iter().any(needs_set) => vec![Source::ReplicaSet],
         None => vec![Source::Standalone, Source::ReplicaSet],
     };
-    let both =
-        |source: Source| [Kinds::Followed, Kinds::All, Kinds::Collections].map(|kinds| (source, kinds));
-    sources.into_iter().flat_map(both).collect()
+    let kinds = match options.kinds {
+        Some(Which::Followed) => vec![Kinds::Followed],
+        Some(Which::All) => vec![Kinds::All],
+        Some(Which::Collections) => vec![Kinds::Collections],
+        None => vec![Kinds::Followed, Kinds::All, Kinds::Collections],
+    };
+    let each = |source: Source| kinds.iter().map(move |kinds| (source, *kinds));
+    sources.into_iter().flat_map(each).collect()
 }
 
 /// Appends the line.
