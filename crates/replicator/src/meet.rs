@@ -17,6 +17,8 @@ pub enum Followed {
     Yes,
     /// Capped or time-series: left to a full comparison.
     No,
+    /// A view has its name, here or there: documents of a collection that had it, or has it now, are left to a full comparison.
+    View,
 }
 
 impl Executor {
@@ -43,7 +45,7 @@ impl Executor {
             return Ok(Followed::Yes); // dropped meanwhile: its keys will be found gone
         };
         if here.kind == "view" {
-            return Ok(Followed::Yes); // nobody writes to it
+            return Ok(Followed::View);
         }
         if here.kind != "collection" || here.is_capped() {
             self.make_dirty(ns, "capped and time-series collections are not followed write by write");
@@ -64,6 +66,7 @@ impl Executor {
                     other => other.map_err(Stall::Target)?,
                 }
             }
+            Some(there) if there.kind == "view" => return Ok(Followed::View),
             Some(there)
                 if there.options.get_document("collation").ok()
                     != here.options.get_document("collation").ok() =>

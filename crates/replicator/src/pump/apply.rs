@@ -15,6 +15,7 @@ use crate::meet::Followed;
 use crate::over::is_over;
 use crate::plan::{Unit, queues};
 use crate::shared::{Applied, Way, now_ms};
+use crate::state::Cause;
 
 impl Pump {
     /// While there is more to do than fits into one batch, the next one is read meanwhile.
@@ -96,9 +97,19 @@ impl Pump {
     }
 
     async fn apply_to(&self, ns: &Namespace, queue: &mut VecDeque<Unit>, tally: &Tally) -> Result<(), Stall> {
-        if self.executor.prepare(ns).await? == Followed::No {
-            tally.note(queue.iter().map(|unit| unit.entry), Way::Dirty);
-            return Ok(());
+        let whole = |unit: &Unit| matches!(unit.effect().target.touch, Touch::Namespace | Touch::Database);
+        match self.executor.prepare(ns).await? {
+            Followed::Yes => {}
+            Followed::View if queue.iter().all(whole) => {}
+            followed => {
+                if followed == Followed::View {
+                    // A read would answer with the view's documents.
+                    let reason = "a view has the name of a collection that was written to";
+                    self.executor.make_dirty_by(ns, reason, Cause::Written);
+                }
+                tally.note(queue.iter().map(|unit| unit.entry), Way::Dirty);
+                return Ok(());
+            }
         }
         while !queue.is_empty() {
             let work = self.executor.planner().next(ns, queue);

@@ -38,7 +38,7 @@ impl Pump {
 
     async fn take_over(&mut self, ns: &Namespace, keys: Vec<Key>) -> Result<Handed, Stall> {
         match self.executor.prepare(ns).await? {
-            Followed::No => Ok(Handed::NotFollowed),
+            Followed::No | Followed::View => Ok(Handed::NotFollowed),
             Followed::Yes => {
                 self.executor.converge(ns, &Converge { keys, ..Converge::default() }).await?;
                 Ok(Handed::Converged)
@@ -55,12 +55,17 @@ impl Pump {
         self.executor.remember_sent(self.log.head().0)?;
         self.executor.target.drop(ns).await.map_err(Stall::Target)?;
         self.executor.forget(|known| known == ns);
+        self.clear_letters(ns);
+        info!(%ns, "the collection is gone on the source, and was dropped on the target");
+        Ok(true)
+    }
+
+    /// No document of `ns` can be refused: there are none.
+    fn clear_letters(&self, ns: &Namespace) {
         let letters = self.shared.state().remove_dead_letters_of(ns);
         for key in letters {
             self.executor.planner().clear_dead(ns, &key);
         }
-        info!(%ns, "the collection is gone on the source, and was dropped on the target");
-        Ok(true)
     }
 
     async fn make_anew(&mut self, ns: &Namespace, documents: Documents) -> Result<Made, Stall> {
@@ -103,6 +108,9 @@ impl Pump {
             return Ok(false);
         }
         self.executor.no_look_up().remove(ns);
+        if uuid.is_none() {
+            self.clear_letters(ns);
+        }
         let mut state = self.shared.state();
         state.clear_dirty(ns);
         state.set_uuid(ns, uuid);

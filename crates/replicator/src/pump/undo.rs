@@ -185,7 +185,7 @@ impl Pump {
     }
 
     async fn converge_again(&mut self, ns: &Namespace, keys: Vec<Key>) -> Result<(), Stall> {
-        if self.shared.state().keeps(ns) || self.executor.prepare(ns).await? == Followed::No {
+        if self.shared.state().keeps(ns) || self.executor.prepare(ns).await? != Followed::Yes {
             return Ok(()); // a comparison will tell
         }
         let mut extra = 0;
