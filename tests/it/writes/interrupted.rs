@@ -99,12 +99,18 @@ async fn a_command_over_anything_when_the_proxy_is_killed() -> Result<()> {
     stage.dualsync.kill()?;
     let Source::Standalone(mongod) = &stage.source else { bail!("a standalone was asked for") };
     mongod.resume()?;
-    let gone = async || {
+    wait_for("the source to have done it", SOON, async || {
         let left = local.collection::<Document>("items").count_documents(doc! {}).await?;
         Ok((left == 1).then_some(()))
-    };
-    wait_for("the source to have done it", SOON, gone).await?;
+    })
+    .await?;
     stage.dualsync.restart().await?;
+    // Everything is compared once the mark's connection is gone.
+    let copy = stage.target.client().await?.database(DB).collection::<Document>("items");
+    wait_for("the target to have done it", DRAIN_MAX, async || {
+        Ok((copy.count_documents(doc! {}).await? == 1).then_some(()))
+    })
+    .await?;
     stage.assert_mended().await?;
     Ok(())
 }
