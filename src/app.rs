@@ -26,7 +26,7 @@ use tracing::{error, info, warn};
 use crate::bounds::Bounds;
 use crate::config::{AtlasConfig, Config, Durability};
 use crate::doors::{self, Doors};
-use crate::program::{Program, Sync, bypass};
+use crate::program::{Program, Sync, bypass, filters};
 
 /// How long the replicator may take to finish its batch.
 const PARK_MAX: Duration = Duration::from_secs(10);
@@ -85,8 +85,8 @@ async fn serve(listeners: Vec<Listener>, shutdown: CancellationToken) {
 }
 
 /// What brings the log to the target, and makes good what the log cannot.
-struct Workers {
-    replicator: Replicator,
+pub(crate) struct Workers {
+    pub(crate) replicator: Replicator,
     /// None when it is switched off.
     reconciler: Option<Reconciler>,
 }
@@ -105,7 +105,11 @@ impl Workers {
 }
 
 /// Opens the log and prepares the replicator; nothing runs yet.
-async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyhow::Result<(Sync, Workers)> {
+pub(crate) async fn build_sync(
+    config: &Config,
+    doors: &Doors,
+    registry: &Registry,
+) -> anyhow::Result<(Sync, Workers)> {
     let AtlasConfig { uri: Some(atlas) } = &config.atlas else {
         bail!("sync.enabled is true, but atlas.uri is not set: set MONGODB_ATLAS_URI");
     };
@@ -129,7 +133,6 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
     let pending = Arc::new(Pending::default());
     let bounds = Arc::new(Bounds::new(log.clone(), pending.clone(), config.log.max_entries, capture.clone()));
     let (misses, unrecorded) = (capture.clone(), capture.clone());
-    let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect();
     let settings = replicator::Config {
         source_uri: config.local.uri.expose().to_owned(),
         dials: doors.dials(),
@@ -148,7 +151,7 @@ async fn build_sync(config: &Config, doors: &Doors, registry: &Registry) -> anyh
         max_retries: config.sync.max_retries,
         pending: pending.clone(),
         feeding: feeding(config),
-        filter: Filter { include: texts(&config.sync.include), exclude: texts(&config.sync.exclude) },
+        filter: filters::effective(config),
         captures,
         misses: Box::new(move || take_misses(&misses)),
         unrecorded: Box::new(move || unrecorded.unrecorded().under_way),
@@ -197,6 +200,8 @@ struct Running {
     proxy: JoinHandle<()>,
     admin: JoinHandle<()>,
     replicator: Option<JoinHandle<()>>,
+    /// Looks at what dualsync's users may do; nothing depends on it.
+    rights: JoinHandle<()>,
     /// Open until the last session has ended: what is still under way then is found by its mark at the next start.
     orphans: mpsc::Receiver<capture::Orphan>,
     stop_proxy: CancellationToken,
@@ -218,6 +223,10 @@ impl Running {
             proxy: tokio::spawn(serve(listeners, CancellationToken::clone(&stop_proxy))),
             admin: tokio::spawn(admin.run(CancellationToken::clone(&stop_admin))),
             replicator: workers.map(|it| tokio::spawn(it.run(CancellationToken::clone(&stop_replicator)))),
+            rights: tokio::spawn({
+                let (program, stop) = (program.clone(), CancellationToken::clone(&stop_replicator));
+                async move { program.watch_rights(stop).await }
+            }),
             orphans,
             tls,
             program,
@@ -273,6 +282,7 @@ impl Running {
             info!("the replicator's batch was not finished in time");
             replicator.abort();
         }
+        let _ = self.rights.await; // it has been told as well
         if let Some(sync) = &self.program.sync {
             let log = sync.log.clone();
             // The disk may not answer: a second signal is heard meanwhile.
@@ -360,7 +370,9 @@ pub(crate) fn durability(config: &Config) -> synclog::Durability {
 }
 
 fn capture_config(config: &Config) -> capture::Config {
-    let (include, exclude) = (config.sync.include.clone(), config.sync.exclude.clone());
+    let filter = filters::effective(config);
+    let read = |texts: &[String]| filters::patterns(texts).unwrap_or_default();
+    let (include, exclude) = (read(&filter.include), read(&filter.exclude));
     capture::Config { include, exclude, ..capture::Config::default() }
 }
 

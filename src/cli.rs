@@ -14,6 +14,10 @@ pub(crate) struct Cli {
     /// Without a command: run the proxy
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+    /// The local mongod is gone for good: bring what the sync log has to Atlas, as far as it can be known, say what cannot
+    /// be, and end. Refused while that mongod answers
+    #[arg(long)]
+    pub(crate) source_lost: bool,
     /// Configuration file [default: proxy.toml, if there is one]
     #[arg(long, global = true, value_name = "PATH")]
     config: Option<PathBuf>,
@@ -28,7 +32,7 @@ pub(crate) struct Cli {
 /// What to do instead of running the proxy.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Check the settings, print them as they count, and end
+    /// Check the settings and what dualsync's users may do on either server, print the settings as they count, and end
     CheckConfig,
     /// Look into the sync log: nothing is changed, and dualsync may run meanwhile
     Log(LogArgs),

@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 pub(crate) use kinds::Listen;
 use read::Reader;
 pub(crate) use read::{Complaint, Setting};
-pub(crate) use secret::Secret;
+pub(crate) use secret::{Secret, Uri};
 pub(crate) use settings::{
     AdminConfig, AtlasConfig, Durability, Enabled, ListenerConfig, LocalConfig, LogConfig, LogFormat,
     ProxyConfig, SyncConfig, TelemetryConfig,

@@ -1,6 +1,7 @@
 //! dualsync: a transparent MongoDB proxy that keeps an exact copy of a local mongod in Atlas.
 //!
-//! Exit status: 0 after an ordered end, 1 after a failure while running, 2 for a wrong command line or setting.
+//! Exit status: 0 after an ordered end, 1 after a failure while running, 2 for a wrong command line or setting, 3 when a log
+//! was drained without its source and not all of it could be known.
 
 mod app;
 mod bounds;
@@ -9,8 +10,10 @@ mod config;
 mod doors;
 mod files;
 mod log;
+mod lost;
 mod memory;
 mod program;
+mod rights;
 mod telemetry;
 
 use std::io::Write as _;
@@ -39,8 +42,9 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Some(Command::CheckConfig) => print(&config),
+        Some(Command::CheckConfig) => check(&config),
         Some(Command::Log(args)) => log::run(&args, &config.log.dir),
+        None if cli.source_lost => with_log(&config, lost::run),
         None => run(config),
     }
 }
@@ -71,6 +75,16 @@ fn sentence(error: &anyhow::Error) -> String {
     said
 }
 
+fn with_log(config: &Config, work: fn(&Config) -> ExitCode) -> ExitCode {
+    match telemetry::start(&config.telemetry) {
+        Ok(()) => work(config),
+        Err(error) => {
+            eprintln!("dualsync: start logging: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn work(config: Config) -> anyhow::Result<()> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -83,13 +97,27 @@ fn work(config: Config) -> anyhow::Result<()> {
     ended
 }
 
-/// The settings on standard output, the warnings beside them; whoever closes the pipe early has seen enough.
-fn print(config: &Config) -> ExitCode {
+/// The settings on standard output, the warnings beside them; whoever closes the pipe early has seen enough. Servers that
+/// answer are asked what dualsync's users may do there.
+fn check(config: &Config) -> ExitCode {
     let _ = write!(std::io::stdout(), "{config}");
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
-    ExitCode::SUCCESS
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("warning: rights are not checked: {error}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let (missing, unknown) = runtime.block_on(rights::look(config));
+    std::mem::forget(runtime); // as in `work`
+    unknown.iter().for_each(|why| eprintln!("warning: {why}"));
+    let (needed, better): (Vec<_>, Vec<_>) = missing.iter().partition(|it| it.is_needed());
+    better.iter().for_each(|it| eprintln!("warning: {it}"));
+    needed.iter().for_each(|it| eprintln!("dualsync: {it}"));
+    if needed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The running program as the admin port sees it: what it shows, what it warns of, what it can be told.
 
 pub(crate) mod bypass;
+pub(crate) mod filters;
 mod gauges;
 mod show;
 mod warnings;
@@ -12,9 +13,9 @@ use std::time::SystemTime;
 
 use admin::{
     Action, Affected, At, CaptureAction, CaptureState, Check, CheckStatus, Checks, Cleared, Connection,
-    ConnectionState, Connections, DeadLetter, DeadLetters, Full, Health, Lag, LastError, Letters, Measured,
-    Namespaces, Pace, Queue, QueueLimits, Recommendation, Refusal, Report, Stats, System, TargetError,
-    Worker, WorkerState,
+    ConnectionState, Connections, DeadLetter, DeadLetters, Filters, Full, Health, Lag, LastError, Letters,
+    Measured, Namespaces, Pace, Queue, QueueLimits, Recommendation, Refusal, Report, SetFilters, Stats,
+    System, TargetError, Worker, WorkerState,
 };
 use capture::Capture;
 use prometheus::Registry;
@@ -22,10 +23,12 @@ use proxy::{Entry, Gate};
 use record::Namespace;
 use replicator::{Activity, ControlError, Desired, Link, Orphan, Pending, Retuned, Shared, now_ms};
 use synclog::SyncLog;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::bounds::Bounds;
 use crate::config::Config;
+use crate::rights::Rights;
 use gauges::Gauges;
 use show::{
     NOTHING_COMPARED, NOWHERE, at, counts, failure_rate, fill_level, lag, lag_ms, log_fill, millis,
@@ -57,6 +60,8 @@ pub(crate) struct Program {
     gates: Vec<Gate>,
     counts_since: Mutex<SystemTime>,
     started_ms: u64,
+    /// What dualsync's users may not do.
+    rights: Rights,
     /// Codes of the warnings that were said last.
     said: Mutex<BTreeSet<&'static str>>,
     gauges: Gauges,
@@ -77,6 +82,7 @@ impl Program {
             gates,
             counts_since: Mutex::new(SystemTime::now()),
             started_ms: now_ms(),
+            rights: Rights::default(),
             said: Mutex::default(),
             gauges: Gauges::register(registry)?,
         })
@@ -127,7 +133,20 @@ impl Program {
                 .to_owned(),
             action: "switch authentication on in mongod and create a user; docs/security.md names other ways",
         });
-        open.into_iter().chain(sync.into_iter().flatten()).collect()
+        let missing = self.rights.missing();
+        let lacks = (!missing.is_empty()).then(|| Warning {
+            code: "RIGHTS_MISSING",
+            text: missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            action: "grant these roles; dualsync check-config says whether that is enough",
+        });
+        open.into_iter().chain(sync.into_iter().flatten()).chain(lacks).collect()
+    }
+
+    /// Looks from time to time what dualsync's users may do.
+    pub(crate) async fn watch_rights(&self, stop: CancellationToken) {
+        if let Some(sync) = &self.sync {
+            self.rights.watch(&self.config, &sync.shared, stop).await;
+        }
     }
 
     fn checks(&self) -> Checks {
@@ -292,6 +311,9 @@ impl System for Program {
         // What was ordered beside it is what counts.
         if let Some(sync) = &self.sync {
             let tuning = sync.shared.tuning();
+            let filter = sync.shared.filter().0;
+            config["sync"]["include"] = filter.include.into();
+            config["sync"]["exclude"] = filter.exclude.into();
             config["sync"]["lanes"] = tuning.lanes.into();
             config["sync"]["batch_entries_max"] = tuning.batch_entries_max.into();
             config["sync"]["rate_max"] = tuning.rate_max.into();
@@ -414,6 +436,14 @@ impl System for Program {
         Ok(self.show_worker())
     }
 
+    async fn filters(&self) -> Filters {
+        filters::show(self)
+    }
+
+    async fn set_filters(&self, to: SetFilters) -> Result<Filters, Refusal> {
+        filters::set(self, self.sync_or_refuse()?, to.include, to.exclude).await
+    }
+
     async fn capture(&self) -> CaptureState {
         self.sync.as_ref().map_or(bypass::OFF, bypass::state)
     }
@@ -519,6 +549,10 @@ fn refused(error: ControlError) -> Refusal {
         ControlError::NotSaved => {
             Refusal::Failed { message, action: "check the disk and the rights of log.dir".to_owned() }
         }
+        ControlError::SourceAway(_) => Refusal::WrongState {
+            message,
+            action: "try again when it answers: GET /api/sync/connections".to_owned(),
+        },
         ControlError::NoAnswer => {
             Refusal::Failed { message, action: "see the log; restart dualsync".to_owned() }
         }

@@ -137,7 +137,9 @@ Settings come from, each one counting more than those before it:
 A variable that is empty counts as not set. Times need a unit (`100ms`, `5s`, `2m`, `1h`, `1d`), sizes may have one
 (`512MiB`, `64KB`; none: bytes), lists are TOML lists in the file and separated by commas elsewhere.
 Unknown keys, values that are not allowed and settings that do not go together are all named at once, and dualsync ends
-with status 2. `dualsync check-config` does only that, and prints the settings as they count.
+with status 2. `dualsync check-config` does only that, prints the settings as they count, and asks servers that answer what
+dualsync's users may do there: a right that nothing goes without ends it with status 2, any other is a warning; each with
+the role that gives it.
 ";
 
 const OLD_INTRO: &str = "

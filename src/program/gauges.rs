@@ -92,6 +92,7 @@ impl Gauges {
             let counter = vec.with_label_values(&[label]);
             counter.inc_by(total.saturating_sub(counter.get()));
         };
+        sync.comparing.before_scrape();
         let at = positions(sync);
         for (name, value) in [
             ("appended", at.appended),

@@ -72,7 +72,7 @@ pub(super) fn show_full(sync: &Sync) -> Full {
     let since = dirty.iter().map(|(_, it)| it).chain(&everything).filter(asked).map(|it| it.since_ms).min();
     let held = sync.comparing.held().len();
     let scanning = |(name, _): &&(String, Dirty)| sync.comparing.of(name).phase == Phase::Scanning;
-    let verdicts = sync.comparing.verdicts();
+    let verdicts = sync.shared.verdicts();
     let compared = since
         .map_or(0, |since| verdicts.iter().filter(|(_, verdict)| verdict.equal_as_of_ms >= since).count());
     Full {
@@ -115,8 +115,8 @@ fn show_dirty(sync: &Sync, name: &str, it: &Dirty) -> NamespaceState {
 pub(super) fn namespaces(sync: &Sync) -> Namespaces {
     let (dirty, everything) = sync.shared.dirty();
     let show = |name: &str, it: &Dirty| show_dirty(sync, name, it);
-    let compared = sync.comparing.verdicts().into_iter().map(|(ns, verdict)| Compared {
-        namespace: ns.to_string(),
+    let compared = sync.shared.verdicts().into_iter().map(|(namespace, verdict)| Compared {
+        namespace,
         documents: verdict.documents,
         repaired: verdict.repaired,
         equal_as_of: at(verdict.equal_as_of_ms),

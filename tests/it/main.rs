@@ -8,6 +8,7 @@ mod drivers;
 mod expiry;
 mod feeds;
 mod log;
+mod lost;
 mod memory;
 mod outages;
 mod past;

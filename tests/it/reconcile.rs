@@ -5,34 +5,50 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bson::oid::ObjectId;
-use bson::{Binary, Bson, DateTime, Decimal128, Document, JavaScriptCodeWithScope, Regex, Timestamp, doc};
+use bson::{DateTime, Document, doc};
+use mongodb::IndexModel;
 use mongodb::options::IndexOptions;
-use mongodb::{Client, Database, IndexModel};
 use serde_json::json;
-use testkit::{Dualsync, ReplicaSet, wait_for};
+use testkit::{Dualsync, ReplicaSet, compare, everything, wait_for};
 
-use crate::support::{BIN, DRAIN_MAX, Source, Stage};
+use crate::support::{BIN, DRAIN_MAX, NOT_COMPARED, Source, Stage};
 
 /// A database with everything in it is copied while its application writes and dualsync dies again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_there_before_is_copied_while_writes_flow() -> Result<()> {
+    copied_while_writes_flow(8_000, 150).await
+}
+
+/// The same with as many documents as somebody may have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: cargo test -p dualsync --test it -- --ignored what_was_there_before"]
+async fn what_was_there_before_is_copied_however_much_it_is() -> Result<()> {
+    copied_while_writes_flow(300_000, 4_000).await
+}
+
+/// `part`: writes from one kill to the next.
+async fn copied_while_writes_flow(documents: u32, part: u64) -> Result<()> {
     let source = Source::standalone().await?;
-    let old = source.client().await?.database("old");
-    fill(&old).await?;
+    everything::fill(&source.client().await?, documents).await?;
     let target = ReplicaSet::start(1).await?;
-    let dualsync = Dualsync::builder(BIN).local(source.uri()).atlas(target.uri()).start().await?;
+    // Slowly, so that it dies in the middle.
+    let builder = Dualsync::builder(BIN).local(source.uri()).atlas(target.uri());
+    let dualsync = builder.env(NOT_COMPARED.0, "5000").start().await?;
     let mut stage = Stage { source, target, dualsync };
 
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let (stop, writes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (uri, begin) = (stage.dualsync.uri(), |n| (seed + n, stop.clone(), writes.clone()));
     let writers: Vec<_> = (0..4)
-        .map(|n| tokio::spawn(write(stage.dualsync.uri(), seed + n, stop.clone(), writes.clone())))
+        .map(|n| {
+            let (seed, stop, writes) = begin(n);
+            tokio::spawn(everything::write(uri.clone(), documents, seed, stop, writes))
+        })
         .collect();
-    for part in 1..=4 {
+    for kills in 1..=5 {
         wait_for("a part of the writes", DRAIN_MAX, async || {
-            Ok((writes.load(Ordering::Relaxed) > part * 250).then_some(()))
+            Ok((writes.load(Ordering::Relaxed) > kills * part).then_some(()))
         })
         .await?;
         stage.dualsync.kill()?;
@@ -42,15 +58,54 @@ async fn what_was_there_before_is_copied_while_writes_flow() -> Result<()> {
     for writer in writers {
         writer.await??;
     }
-    let comparison = stage.assert_mended().await?;
-    println!("{comparison}");
-    let copy = stage.target.client().await?.database("old");
-    same_shapes(&old, &copy).await?;
+    println!("{}", stage.assert_mended().await?);
+    all_equal(&stage).await?;
     let report = stage.dualsync.report().await?;
     let compared = report["namespaces"]["compared"].as_array().cloned().unwrap_or_default();
-    let many = compared.iter().find(|it| it["namespace"] == "old.many");
-    ensure!(many.is_some_and(|it| it["equalAsOf"].is_string()), "the report does not say when: {report:#}");
+    for name in ["old.many", "old.odd", "old.last", "old.measured"] {
+        let it = compared.iter().find(|it| it["namespace"] == name);
+        ensure!(it.is_some_and(|it| it["equalAsOf"].is_string()), "{name}: since when? {report:#}");
+    }
     ensure!(report["counts"]["deadLetters"] == 0, "{report:#}");
+    Ok(())
+}
+
+/// What was compared before a kill is not compared again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_comparison_goes_on_where_it_was() -> Result<()> {
+    let source = Source::standalone().await?;
+    let many = source.client().await?.database("old").collection::<Document>("many");
+    many.insert_many((0..12_000).map(|n| doc! {"_id": n})).await?;
+    let target = ReplicaSet::start(1).await?;
+    let builder = Dualsync::builder(BIN).local(source.uri()).atlas(target.uri());
+    let dualsync = builder.env(NOT_COMPARED.0, "5000").start().await?;
+    let mut stage = Stage { source, target, dualsync };
+    wait_for("how far it is to be remembered", DRAIN_MAX, async || {
+        let state = std::fs::read_to_string(stage.dualsync.log_dir().join("replicator.json"))?;
+        let state: serde_json::Value = serde_json::from_str(&state)?;
+        Ok((state["dirty"]["old.many"]["reached"]["source"].as_u64() >= Some(4_000)).then_some(()))
+    })
+    .await?;
+    stage.dualsync.kill()?;
+    many.update_one(doc! {"_id": 11_000}, doc! {"$set": {"by": "hand"}}).await?;
+    stage.dualsync.set_env(NOT_COMPARED.0, "50000");
+    stage.dualsync.restart().await?;
+    stage.assert_mended().await?;
+    let metrics = stage.dualsync.metrics().await?;
+    let compared = metrics["dualsync_reconciler_documents_total"];
+    ensure!(metrics["dualsync_reconciler_now_documents"] == 0.0, "nothing is being compared");
+    ensure!(compared <= 8_000.0, "{compared} of 12000 documents were compared once more");
+    let report = stage.dualsync.report().await?;
+    ensure!(report["namespaces"]["compared"][0]["documents"] == 12_000, "{report:#}");
+    Ok(())
+}
+
+/// Documents, options and indexes of all databases.
+async fn all_equal(stage: &Stage) -> Result<()> {
+    let (here, there) = (stage.source.client().await?, stage.target.client().await?);
+    let own = |name: &str| !["admin", "config", "local", "__dualsync"].contains(&name);
+    let comparison = compare::everything(&here, &there, own).await?;
+    ensure!(comparison.equal(), "{comparison}");
     Ok(())
 }
 
@@ -82,7 +137,7 @@ async fn what_becomes_dirty_is_made_good() -> Result<()> {
     client.database("whole").drop().await?;
     stage.assert_mended().await?;
     let copy = stage.target.client().await?;
-    same_shapes(&stage.source.client().await?.database("mend"), &copy.database("mend")).await?;
+    all_equal(&stage).await?;
     ensure!(!copy.list_database_names().await?.contains(&"whole".to_owned()), "a dropped database is there");
 
     // What is changed by hand on the target is found by a full comparison, and so is a lost index.
@@ -94,7 +149,7 @@ async fn what_becomes_dirty_is_made_good() -> Result<()> {
     let full = stage.dualsync.admin_post("/api/sync/full", &json!({})).await?;
     ensure!(full["state"] == "running", "{full:#}");
     stage.assert_mended().await?;
-    same_shapes(&stage.source.client().await?.database("mend"), &copy.database("mend")).await?;
+    all_equal(&stage).await?;
     ensure!(stage.dualsync.admin_get("/api/sync/full").await?["state"] == "idle", "it has not ended");
 
     // The log is lost, with what it knew.
@@ -184,147 +239,5 @@ async fn an_emptied_source_never_empties_the_target() -> Result<()> {
     stage.dualsync.admin_post("/api/sync/deletes/confirm", &confirmed).await?;
     stage.assert_mended().await?;
     ensure!(count("emptied").await? == 11 && count("gone").await? == 0, "not deleted although confirmed");
-    Ok(())
-}
-
-/// Random writes through the proxy to what was there before, errors of a killed proxy taken as they come.
-async fn write(uri: String, seed: u64, stop: Arc<AtomicBool>, writes: Arc<AtomicU64>) -> Result<()> {
-    let client = Client::with_uri_str(&uri).await?;
-    let many = client.database("old").collection::<Document>("many");
-    let mut rng = fastrand::Rng::with_seed(seed);
-    while !stop.load(Ordering::Relaxed) {
-        let (id, tag) = (rng.i32(0..MANY + 500), rng.i32(0..50));
-        let done = match rng.u32(..10) {
-            0 => many.delete_one(doc! {"_id": id}).await.map(|_| ()),
-            1 => many.insert_one(doc! {"_id": id, "tag": tag, "n": 0}).await.map(|_| ()),
-            2 => many
-                .update_many(doc! {"tag": tag}, doc! {"$inc": {"n": 1}, "$set": {"tag": tag + 1}})
-                .await
-                .map(|_| ()),
-            3 => many.delete_many(doc! {"tag": tag, "n": {"$gt": 3}}).await.map(|_| ()),
-            4 => many.update_one(doc! {"tag": tag}, doc! {"$inc": {"n": 1}}).await.map(|_| ()),
-            _ => many.update_one(doc! {"_id": id}, doc! {"$inc": {"n": 1}}).await.map(|_| ()),
-        };
-        match done {
-            Ok(()) => drop(writes.fetch_add(1, Ordering::Relaxed)),
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
-    Ok(())
-}
-
-const MANY: i32 = 20_000;
-
-async fn fill(old: &Database) -> Result<()> {
-    let many = old.collection::<Document>("many");
-    for chunk in (0..MANY).collect::<Vec<_>>().chunks(5_000) {
-        many.insert_many(chunk.iter().map(|n| doc! {"_id": n, "tag": n % 50, "n": 0})).await?;
-    }
-    many.create_index(IndexModel::builder().keys(doc! {"tag": 1}).build()).await?;
-    let types = old.collection::<Document>("types");
-    types.insert_many(every_type().into_iter().map(|value| doc! {"_id": value.clone(), "v": value})).await?;
-    types
-        .insert_many(
-            [
-                Bson::RegularExpression(Regex {
-                    pattern: bson::raw::CString::try_from("^a").map_err(|e| anyhow::anyhow!("{e}"))?,
-                    options: bson::raw::CString::try_from("i").map_err(|e| anyhow::anyhow!("{e}"))?,
-                }),
-                Bson::Undefined,
-                Bson::Array(vec![1.into(), Bson::Null]),
-            ]
-            .into_iter()
-            .map(|v| doc! {"v": v}),
-        )
-        .await?;
-    old.run_command(doc! {
-        "create": "checked", "validator": {"n": {"$type": "int"}}, "validationLevel": "moderate", "validationAction": "warn",
-    })
-    .await?;
-    let checked = old.collection::<Document>("checked");
-    checked
-        .insert_many((0..100).map(|n| doc! {"n": n, "at": DateTime::now(), "words": "a b", "where": [n, 1]}))
-        .await?;
-    old.run_command(doc! {"createIndexes": "checked", "indexes": [
-        {"key": {"n": 1}, "name": "unique", "unique": true},
-        {"key": {"at": 1}, "name": "expires", "expireAfterSeconds": 3_600},
-        {"key": {"words": "text"}, "name": "text"},
-        {"key": {"where": "2d"}, "name": "where"},
-        {"key": {"n": -1, "at": 1}, "name": "partial", "partialFilterExpression": {"n": {"$gt": 5}}},
-        {"key": {"$**": 1}, "name": "wild"},
-        {"key": {"x": "hashed"}, "name": "hashed", "sparse": true},
-        {"key": {"y": 1}, "name": "folded", "collation": {"locale": "en", "strength": 2}},
-    ]})
-    .await?;
-    old.run_command(doc! {"create": "folded", "collation": {"locale": "en", "strength": 2}}).await?;
-    old.collection::<Document>("folded").insert_many(["b", "A", "c"].map(|id| doc! {"_id": id})).await?;
-    old.run_command(doc! {"create": "clustered", "clusteredIndex": {"key": {"_id": 1}, "unique": true}})
-        .await?;
-    old.collection::<Document>("clustered").insert_many((0..50).map(|n| doc! {"_id": n})).await?;
-    old.run_command(doc! {"create": "view", "viewOn": "many", "pipeline": [{"$match": {"n": {"$gt": 1}}}]})
-        .await?;
-    old.create_collection("empty").await?;
-    Ok(())
-}
-
-/// One value of each type that can be an `_id`, and numbers of every type around zero.
-fn every_type() -> Vec<Bson> {
-    let decimal = |text: &str| text.parse::<Decimal128>().map(Bson::Decimal128).ok();
-    let mut all = vec![
-        Bson::MinKey,
-        Bson::Null,
-        Bson::Int32(-7),
-        Bson::Int64(1 << 40),
-        Bson::Double(f64::NAN),
-        Bson::Double(f64::NEG_INFINITY),
-        Bson::Double(0.1),
-        Bson::String("text".into()),
-        Bson::Symbol("symbol".into()),
-        Bson::Document(doc! {"a": 1, "b": {"c": [1, "x"]}}),
-        Bson::Binary(Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![0, 1, 2] }),
-        Bson::Binary(Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: vec![7; 16] }),
-        Bson::ObjectId(ObjectId::new()),
-        Bson::Boolean(false),
-        Bson::Boolean(true),
-        Bson::DateTime(DateTime::from_millis(-1)),
-        Bson::Timestamp(Timestamp { time: 5, increment: 6 }),
-        Bson::JavaScriptCode("f()".into()),
-        Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope { code: "g()".into(), scope: doc! {"x": 1} }),
-        Bson::MaxKey,
-    ];
-    all.extend(decimal("0.2"));
-    all.extend(decimal("1E+6000"));
-    all
-}
-
-/// Options and indexes, but for what expires: that is switched off on the target.
-async fn same_shapes(left: &Database, right: &Database) -> Result<()> {
-    let shapes = async |database: &Database| -> Result<Vec<Document>> {
-        let reply = database.run_command(doc! {"listCollections": 1, "cursor": {"batchSize": 1_000}}).await?;
-        let list = reply.get_document("cursor")?.get_array("firstBatch")?.clone();
-        let mut all = Vec::new();
-        for info in list.iter().filter_map(Bson::as_document) {
-            let name = info.get_str("name")?;
-            let mut shape =
-                doc! {"name": name, "type": info.get_str("type")?, "options": info.get_document("options")?};
-            if info.get_str("type")? == "collection" {
-                let reply = database.run_command(doc! {"listIndexes": name}).await?;
-                let mut indexes = reply.get_document("cursor")?.get_array("firstBatch")?.clone();
-                for index in indexes.iter_mut().filter_map(Bson::as_document_mut) {
-                    index.remove("expireAfterSeconds");
-                }
-                indexes.sort_by_key(ToString::to_string);
-                shape.insert("indexes", indexes);
-            }
-            all.push(shape);
-        }
-        all.sort_by_key(ToString::to_string);
-        Ok(all)
-    };
-    let (left, right) = (shapes(left).await?, shapes(right).await?);
-    for (here, there) in left.iter().zip(&right) {
-        ensure!(here == there, "shapes differ:\n{here:#}\n{there:#}");
-    }
-    ensure!(left.len() == right.len(), "{} and {} collections", left.len(), right.len());
     Ok(())
 }

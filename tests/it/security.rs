@@ -5,6 +5,7 @@ mod auth;
 mod bypass;
 mod doors;
 mod guard;
+mod rights;
 mod tls;
 mod unix;
 mod x509;

@@ -1,5 +1,6 @@
 //! The admin port of the running binary: who may ask what, what it shows, what it can be told.
 
+mod filters;
 mod letters;
 mod orders;
 
@@ -53,6 +54,15 @@ async fn who_may_ask_what() -> Result<()> {
         ("POST", "/api/sync/queue/clear", Some(r#"{"confirm":"yes"}"#), change(400)),
         ("POST", "/api/sync/queue/clear", Some(r#"{"confirm":"clear"}"#), change(200)),
         ("POST", "/api/sync/stats/reset", None, change(200)),
+        ("POST", "/api/sync/worker/pace", Some(r#"{"lanes":0}"#), change(400)),
+        ("POST", "/api/sync/worker/pace", Some("{}"), change(200)),
+        ("GET", "/api/sync/capture", None, READ),
+        ("POST", "/api/sync/capture/control", Some(r#"{"action":"resume"}"#), change(409)),
+        ("GET", "/api/sync/filters", None, READ),
+        ("POST", "/api/sync/filters", Some(r#"{"include":["a b"]}"#), change(400)),
+        ("POST", "/api/sync/filters", Some("{}"), change(200)),
+        ("POST", "/api/sync/deletes/confirm", Some(r#"{"namespaces":[]}"#), change(400)),
+        ("POST", "/api/sync/deletes/confirm", Some(r#"{"namespaces":["no.such"]}"#), change(404)),
         ("POST", "/api/sync/full", None, change(409)),
         ("DELETE", "/api/sync/full", None, change(409)),
         ("POST", "/api/sync/dead-letters/retry", Some(r#"{"all":true}"#), change(200)),

@@ -78,6 +78,7 @@ impl From<Refusal> for Failure {
             Refusal::WrongState { message, action } => {
                 Failure::new(StatusCode::CONFLICT, "WRONG_STATE", message, action)
             }
+            Refusal::Invalid { message, action } => Failure::bad_request(message, action),
             Refusal::Unknown { message, action } => {
                 Failure::new(StatusCode::NOT_FOUND, "NOT_FOUND", message, action)
             }

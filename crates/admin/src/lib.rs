@@ -22,8 +22,8 @@ pub use serve::{Admin, BindError};
 pub use shapes::{
     Affected, At, CaptureMode, CaptureState, Check, CheckStatus, Checks, Cleared, CompareProgress,
     CompareState, Compared, Connection, ConnectionState, Connections, Counts, DeadLetter, DeadLetters,
-    FillBound, FillLevel, Full, FullState, Health, HealthStatus, Lag, LastError, LogFill, Measured,
+    FillBound, FillLevel, Filters, Full, FullState, Health, HealthStatus, Lag, LastError, LogFill, Measured,
     NamespaceState, Namespaces, Noted, Positions, Queue, QueueLimits, Recommendation, Report, Stats,
     TargetError, Worker, WorkerState,
 };
-pub use system::{Action, CaptureAction, Letters, Pace, Refusal, System};
+pub use system::{Action, CaptureAction, Letters, Pace, Refusal, SetFilters, System};

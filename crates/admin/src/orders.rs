@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use crate::envelope::{Answer, Failure, Success, body};
 use crate::routes::Shared;
-use crate::shapes::{Affected, CaptureState, Cleared, Full, Stats, Worker};
-use crate::system::{Action, CaptureAction, Letters, Pace, Refusal, System};
+use crate::shapes::{Affected, CaptureState, Cleared, Filters, Full, Stats, Worker};
+use crate::system::{Action, CaptureAction, Letters, Pace, Refusal, SetFilters, System};
 
 type Body = Result<Bytes, BytesRejection>;
 
@@ -51,6 +51,18 @@ pub(crate) async fn capture<S: System>(State(shared): State<Shared<S>>, bytes: B
     let Order { action } = body(bytes, r#"{"action":"bypass|resume"}"#)?;
     let system = shared.system.clone();
     carry_out(&shared, "capture control", async move { system.control_capture(action).await }).await
+}
+
+/// `GET /api/sync/filters`.
+pub(crate) async fn filters<S: System>(State(shared): State<Shared<S>>) -> Success<Filters> {
+    Success(shared.system.filters().await)
+}
+
+/// `POST /api/sync/filters`.
+pub(crate) async fn set_filters<S: System>(State(shared): State<Shared<S>>, bytes: Body) -> Answer<Filters> {
+    let to: SetFilters = body(bytes, r#"{"include":["db.coll"],"exclude":["db.*"]}, or one of them"#)?;
+    let system = shared.system.clone();
+    carry_out(&shared, "filters", async move { system.set_filters(to).await }).await
 }
 
 /// `POST /api/sync/queue/clear`.

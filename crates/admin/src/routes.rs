@@ -50,6 +50,7 @@ pub(crate) fn router<S: System>(config: &Arc<Config>, shared: Shared<S>) -> Rout
         .route("/api/sync/worker/pace", post(orders::pace::<S>))
         .route("/api/sync/capture", get(capture::<S>))
         .route("/api/sync/capture/control", post(orders::capture::<S>))
+        .route("/api/sync/filters", get(orders::filters::<S>).post(orders::set_filters::<S>))
         .route("/api/sync/connections", get(connections::<S>))
         .route("/api/sync/config", get(effective_config::<S>))
         .route("/api/sync/stats/reset", post(orders::reset_stats::<S>))

@@ -64,6 +64,18 @@ impl Health {
     }
 }
 
+/// `GET` and `POST /api/sync/filters`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Filters {
+    /// Namespaces that are captured; empty: all.
+    pub include: Vec<String>,
+    /// Namespaces that are not, also when they are included.
+    pub exclude: Vec<String>,
+    /// Whether an order counts instead of the configuration.
+    pub ordered: bool,
+}
+
 /// The verdict of a health check, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -3,7 +3,8 @@
 use std::future::Future;
 
 use crate::shapes::{
-    Affected, CaptureState, Cleared, Connections, DeadLetters, Full, Health, Queue, Report, Stats, Worker,
+    Affected, CaptureState, Cleared, Connections, DeadLetters, Filters, Full, Health, Queue, Report, Stats,
+    Worker,
 };
 
 /// The running program. Implemented once, by the wiring; `async fn` fits every method that returns a future.
@@ -55,6 +56,12 @@ pub trait System: Send + Sync + 'static {
         &self,
         action: CaptureAction,
     ) -> impl Future<Output = Result<CaptureState, Refusal>> + Send;
+
+    /// What is captured: `/api/sync/filters`.
+    fn filters(&self) -> impl Future<Output = Filters> + Send;
+
+    /// Captures other namespaces from now on; what is not named is as configured.
+    fn set_filters(&self, to: SetFilters) -> impl Future<Output = Result<Filters, Refusal>> + Send;
 
     /// Gives up everything that waits in the log; what it touched becomes dirty.
     fn clear_queue(&self) -> impl Future<Output = Result<Cleared, Refusal>> + Send;
@@ -110,6 +117,16 @@ pub struct Pace {
     pub rate_max: Option<u64>,
 }
 
+/// What to capture: each instead of the setting of its name.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SetFilters {
+    /// `sync.include`
+    pub include: Option<Vec<String>>,
+    /// `sync.exclude`
+    pub exclude: Option<Vec<String>>,
+}
+
 /// An order to capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -138,6 +155,14 @@ pub enum Refusal {
         /// The state, as a sentence: "the worker is not paused".
         message: String,
         /// What to do instead.
+        action: String,
+    },
+    /// The order cannot be read: 400.
+    #[error("{message}")]
+    Invalid {
+        /// What is wrong with it.
+        message: String,
+        /// What would be right.
         action: String,
     },
     /// What the order names does not exist: 404.

@@ -1,7 +1,7 @@
 //! What all sessions share: the rules, the writes in flight, open transactions, what was missed.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use record::{Mark, Namespace, Target};
 
@@ -10,11 +10,13 @@ use crate::counters::{Counters, Counting};
 use crate::cursors::Cursors;
 use crate::transactions::Transactions;
 use crate::unmarked::{self, Unrecorded};
-use crate::{Config, Orphan, Session, Unmarked};
+use crate::{Config, Orphan, Pattern, Session, Unmarked};
 
 /// Watches the writes of all sessions of a process.
 pub struct Capture {
+    /// The bounds; what is captured stands in `rules`.
     pub(crate) config: Config,
+    rules: RwLock<Arc<Config>>,
     pub(crate) table: Arc<Table>,
     pub(crate) transactions: Transactions,
     pub(crate) cursors: Cursors,
@@ -66,8 +68,20 @@ impl Capture {
             cursors: Cursors::new(config.cursors_max),
             counting: Counting::new(config.command_names_max),
             missed: Mutex::default(),
+            rules: RwLock::new(Arc::new(config.clone())),
             config,
         })
+    }
+
+    /// What is captured now.
+    pub(crate) fn rules(&self) -> Arc<Config> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Captures by these patterns from the next request on.
+    pub fn set_filter(&self, include: Vec<Pattern>, exclude: Vec<Pattern>) {
+        let rules = Arc::new(Config { include, exclude, ..self.config.clone() });
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
     }
 
     /// Watches one client. `via` is our end of its connection to mongod, as `ip:port`: marks carry it.

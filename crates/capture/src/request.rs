@@ -120,7 +120,7 @@ impl Session {
                 self.by_places(command, db, body, value)?
             }
             Command::BulkWrite if weight::too_many(command, message) => Job::Anywhere(refusals(command)),
-            Command::BulkWrite => match Bulk::read(message, &self.capture.config) {
+            Command::BulkWrite => match Bulk::read(message, &self.capture.rules()) {
                 Some(bulk::Read::Operations(bulk)) if bulk.is_captured() => Job::Bulk(bulk),
                 Some(bulk::Read::Operations(_)) => {
                     self.capture.counting.excluded.add();
@@ -196,7 +196,7 @@ impl Session {
 
     /// The collection, when it is captured.
     fn captured(&self, db: &str, coll: &str) -> Option<Namespace> {
-        if self.capture.config.captures(db, coll) {
+        if self.capture.rules().captures(db, coll) {
             return Some(Namespace::new(db, coll));
         }
         self.capture.counting.excluded.add();
@@ -205,7 +205,7 @@ impl Session {
 
     /// Whether a command in this database, or in `admin`, is worth counting.
     fn captures_some_of(&self, db: &str) -> bool {
-        db == "admin" || self.capture.config.captures_some_of(db)
+        db == "admin" || self.capture.rules().captures_some_of(db)
     }
 
     /// What a command does that says all in its body, and is no write of documents one by one.
@@ -247,7 +247,7 @@ impl Session {
 
     /// A job that is followed by these places, as far as they are captured.
     fn coarse(&self, places: impl IntoIterator<Item = Place>, refusals: Refusals) -> Option<Job> {
-        let config = &self.capture.config;
+        let config = self.capture.rules();
         let captured = |place: &Place| match place {
             Place::Collection(ns) => config.captures(ns.db(), ns.coll()),
             Place::Database(ns) => config.captures_some_of(ns.db()),

@@ -10,16 +10,19 @@
 //! The data's way: `run.rs` picks a namespace, `scan.rs` goes through it with `documents.rs` and `shape.rs`, which
 //! read through `side.rs`; `progress.rs` is what others see.
 //!
-//! Not here: resuming inside a collection after a restart (it begins anew), several ranges at once.
+//! A comparison that a restart interrupts goes on where it was (`passes.rs`); one of a capped or time-series collection
+//! begins anew. Not here: several ranges at once.
 
+mod capped;
 mod documents;
 mod progress;
 mod run;
 mod scan;
 mod shape;
 mod side;
+mod timeseries;
 
-pub use progress::{Phase, Progress, Verdict, View};
+pub use progress::{Phase, Progress, View};
 pub use run::Reconciler;
 
 /// What the reconciler needs to know.

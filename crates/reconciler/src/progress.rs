@@ -4,12 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntCounterVec, Opts, Registry};
 use record::Namespace;
-use replicator::now_ms;
-
-/// Verdicts that are kept; beyond that the oldest go.
-const VERDICTS_MAX: usize = 1_000;
+use replicator::{Verdict, now_ms};
 
 /// What is being done about a dirty namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,22 +36,11 @@ pub struct View {
     pub eta_seconds: Option<f64>,
 }
 
-/// How a scan came out.
-#[derive(Debug, Clone)]
-pub struct Verdict {
-    /// Documents of the source.
-    pub documents: u64,
-    /// Documents that were handed to the replicator, and are equal since.
-    pub repaired: u64,
-    /// Milliseconds since 1970: equal as of then, but for what waits in the log.
-    pub equal_as_of_ms: u64,
-    /// How long it took, in milliseconds.
-    pub took_ms: u64,
-}
-
 #[derive(Debug)]
 struct Scanning {
     since: Instant,
+    /// Compared in an earlier run.
+    before: u64,
     compared: u64,
     documents: u64,
     differences: u64,
@@ -64,7 +50,6 @@ struct Scanning {
 struct Inner {
     scanning: BTreeMap<Namespace, Scanning>,
     held: BTreeMap<Namespace, String>,
-    verdicts: BTreeMap<Namespace, Verdict>,
 }
 
 /// Cheap to clone.
@@ -74,6 +59,15 @@ pub struct Progress {
     compared: IntCounter,
     differences: IntCounter,
     scans: IntCounterVec,
+    now: Now,
+}
+
+/// The comparison that is under way; 0 while there is none.
+#[derive(Debug, Clone)]
+struct Now {
+    documents: Gauge,
+    compared: Gauge,
+    left_seconds: Gauge,
 }
 
 impl Progress {
@@ -92,7 +86,25 @@ impl Progress {
                 Opts::new("dualsync_reconciler_scans_total", "Namespaces compared as a whole, by outcome."),
                 &["outcome"],
             )?,
+            now: Now {
+                documents: Gauge::new(
+                    "dualsync_reconciler_now_documents",
+                    "About how many documents the collection holds that is being compared; 0 for none.",
+                )?,
+                compared: Gauge::new(
+                    "dualsync_reconciler_now_compared",
+                    "How many of them have been compared.",
+                )?,
+                left_seconds: Gauge::new(
+                    "dualsync_reconciler_now_left_seconds",
+                    "Time left for it at the rate so far.",
+                )?,
+            },
         };
+        let now = &progress.now;
+        for gauge in [&now.documents, &now.compared, &now.left_seconds] {
+            registry.register(Box::new(gauge.clone()))?;
+        }
         for outcome in ["equal", "again", "held"] {
             progress.scans.with_label_values(&[outcome]);
         }
@@ -120,7 +132,7 @@ impl Progress {
         };
         if let Some(scanning) = inner.scanning.get(&ns) {
             let seconds = scanning.since.elapsed().as_secs_f64().max(0.001);
-            let rate = scanning.compared as f64 / seconds;
+            let rate = (scanning.compared - scanning.before) as f64 / seconds;
             let left = scanning.documents.saturating_sub(scanning.compared) as f64;
             view.phase = Phase::Scanning;
             view.compared = scanning.compared;
@@ -132,9 +144,14 @@ impl Progress {
         view
     }
 
-    /// How the last scan of each namespace came out that ended well since the start.
-    pub fn verdicts(&self) -> Vec<(Namespace, Verdict)> {
-        self.inner().verdicts.iter().map(|(ns, verdict)| (ns.clone(), verdict.clone())).collect()
+    /// Brings the figures of what is under way up to date.
+    pub fn before_scrape(&self) {
+        let scanning = self.inner().scanning.keys().next().map(Namespace::to_string);
+        let view = scanning.map(|ns| self.of(&ns));
+        let shown = |value: Option<f64>| value.unwrap_or(0.0);
+        self.now.documents.set(shown(view.as_ref().map(|it| it.documents as f64)));
+        self.now.compared.set(shown(view.as_ref().map(|it| it.compared as f64)));
+        self.now.left_seconds.set(shown(view.and_then(|it| it.eta_seconds)));
     }
 
     /// The namespaces that somebody has to look at, and why.
@@ -143,7 +160,13 @@ impl Progress {
     }
 
     pub(crate) fn begin(&self, ns: &Namespace, documents: u64) {
-        let scanning = Scanning { since: Instant::now(), compared: 0, documents, differences: 0 };
+        self.resume(ns, 0, documents);
+    }
+
+    /// The same, so many having been compared before.
+    pub(crate) fn resume(&self, ns: &Namespace, before: u64, documents: u64) {
+        let scanning =
+            Scanning { since: Instant::now(), before, compared: before, documents, differences: 0 };
         self.inner().scanning.insert(ns.clone(), scanning);
     }
 
@@ -178,25 +201,23 @@ impl Progress {
         self.inner().held.remove(ns);
     }
 
-    pub(crate) fn equal(&self, ns: &Namespace, repaired: u64) -> Verdict {
-        self.scans.with_label_values(&["equal"]).inc();
-        let mut inner = self.inner();
-        let scanned = inner.scanning.remove(ns);
-        inner.held.remove(ns);
-        let took = scanned.as_ref().map(|it| it.since.elapsed()).unwrap_or_default();
-        let verdict = Verdict {
+    /// What can be said when a scan has ended well.
+    pub(crate) fn verdict(&self, ns: &Namespace, repaired: u64) -> Verdict {
+        let inner = self.inner();
+        let scanned = inner.scanning.get(ns);
+        let took = scanned.map(|it| it.since.elapsed()).unwrap_or_default();
+        Verdict {
             documents: scanned.map_or(0, |it| it.compared),
             repaired,
             equal_as_of_ms: now_ms(),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        };
-        if inner.verdicts.len() >= VERDICTS_MAX
-            && let Some(oldest) =
-                inner.verdicts.iter().min_by_key(|(_, it)| it.equal_as_of_ms).map(|(ns, _)| ns.clone())
-        {
-            inner.verdicts.remove(&oldest);
         }
-        inner.verdicts.insert(ns.clone(), verdict.clone());
-        verdict
+    }
+
+    pub(crate) fn equal(&self, ns: &Namespace) {
+        self.scans.with_label_values(&["equal"]).inc();
+        let mut inner = self.inner();
+        inner.scanning.remove(ns);
+        inner.held.remove(ns);
     }
 }

@@ -164,13 +164,16 @@ impl Reconciler {
     ) -> Result<(), Interrupt> {
         let rounds = self.known.get(ns).map_or(0, |known| known.rounds) + 1;
         match outcome {
-            Ok(Outcome::Equal { repaired }) => {
-                let verdict = self.progress.equal(ns, repaired);
+            Ok(Outcome::Equal(verdict)) => {
+                self.progress.equal(ns);
                 self.known.remove(ns);
-                info!(
-                    %ns, documents = verdict.documents, repaired, took_ms = verdict.took_ms,
-                    equal_as_of_ms = verdict.equal_as_of_ms, "namespace is equal"
-                );
+                match verdict {
+                    None => info!(%ns, "options and indexes are equal"),
+                    Some(it) => info!(
+                        %ns, documents = it.documents, repaired = it.repaired, took_ms = it.took_ms,
+                        equal_as_of_ms = it.equal_as_of_ms, "namespace is equal"
+                    ),
+                }
             }
             Ok(Outcome::Again) => {
                 self.progress.again(ns);

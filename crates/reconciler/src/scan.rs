@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use bson::raw::RawDocumentBuf;
 use record::{Key, Namespace};
 use replicator::plan::Scan;
-use replicator::{Cause, Class, Documents, Drops, Expiry, Handed, NotNow, ServerError, Shared};
+use replicator::{
+    Cause, Class, Documents, Drops, Ended, Expiry, Handed, NotNow, Reached, ServerError, Shared, Verdict,
+};
 use tracing::info;
 
 use crate::documents::{Found, PAGE_DOCUMENTS, Page};
@@ -35,8 +37,8 @@ pub(crate) struct Scanner<'a> {
 /// How a scan came out.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Clean, after so many documents were handed over.
-    Equal { repaired: u64 },
+    /// Clean; what can be said of its documents, where they were compared.
+    Equal(Option<Verdict>),
     /// It became dirty meanwhile.
     Again,
     /// Not without a person; `scan` tells later whether something has changed.
@@ -63,7 +65,7 @@ impl From<NotNow> for Interrupt {
 
 /// What may be done about documents that only the target has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extra {
+pub(crate) enum Extra {
     /// They were deleted on the source.
     Delete,
     /// Count first.
@@ -74,6 +76,7 @@ enum Extra {
 
 #[derive(Debug, Default)]
 struct Pass {
+    source: u64,
     target: u64,
     extra: u64,
     /// Some of them: all, when they are few.
@@ -99,7 +102,7 @@ impl Scanner<'_> {
                     if empty && self.drops == Drops::Replicate {
                         self.shared.drop_gone(ns).await?;
                     }
-                    return self.end(ns, scan, None, 0).await;
+                    return self.end(ns, scan, Ended::default()).await;
                 }
                 let meant = cause == Cause::Dropped && !self.shared.keeps(ns);
                 if !meant && !empty && there.kind != "view" {
@@ -110,13 +113,14 @@ impl Scanner<'_> {
                 }
             }
             shape::note_expiry(self.target, ns, None).await.map_err(away)?;
-            return self.end(ns, scan, None, 0).await;
+            return self.end(ns, scan, Ended::default()).await;
         };
         if let Err(why) = self.shape(ns, &here, there.as_ref(), cause).await? {
             return held(why);
         }
         if here.kind == "view" {
-            return self.end(ns, scan, None, 0).await;
+            let verdict = Some(self.progress.verdict(ns, 0));
+            return self.end(ns, scan, Ended { uuid: None, verdict }).await;
         }
         if let Err(error) = shape::drop_indexes(self.source, self.target, ns).await {
             return self.unshaped(scan, error);
@@ -133,7 +137,7 @@ impl Scanner<'_> {
         let repaired = match cause {
             // A unique index may have gone that refused them.
             Cause::Shape => self.hand_over(ns, self.shared.refused_keys(ns)).await.map(|()| 0)?,
-            _ => match self.all_documents(ns, extra, expiry.as_ref()).await? {
+            _ => match self.documents(ns, scan, &here, extra, expiry.as_ref()).await? {
                 Ok(repaired) => repaired,
                 Err(_) if self.shared.keeps(ns) && self.drops == Drops::Ignore => 0,
                 Err(why) => return held(why),
@@ -146,7 +150,24 @@ impl Scanner<'_> {
                 _ => self.unshaped(scan, error),
             };
         }
-        self.end(ns, scan, here.uuid.as_deref(), repaired).await
+        let verdict = (cause > Cause::Shape).then(|| self.progress.verdict(ns, repaired));
+        self.end(ns, scan, Ended { uuid: here.uuid, verdict }).await
+    }
+
+    /// As its kind asks for; says how many were written, or why that must not go on.
+    async fn documents(
+        &self,
+        ns: &Namespace,
+        scan: Scan,
+        here: &replicator::Collection,
+        extra: Extra,
+        expiry: Option<&Expiry>,
+    ) -> Result<Result<u64, String>, Interrupt> {
+        match here.kind.as_str() {
+            "timeseries" => self.in_time(ns, here, extra).await,
+            _ if here.is_capped() => self.in_order(ns, extra).await,
+            _ => self.all_documents(ns, scan, extra, expiry).await,
+        }
     }
 
     fn unshaped(&self, scan: Scan, error: ServerError) -> Result<Outcome, Interrupt> {
@@ -158,15 +179,10 @@ impl Scanner<'_> {
         }
     }
 
-    async fn end(
-        &self,
-        ns: &Namespace,
-        scan: Scan,
-        uuid: Option<&str>,
-        repaired: u64,
-    ) -> Result<Outcome, Interrupt> {
-        match self.shared.end_scan(ns, scan, uuid).await? {
-            true => Ok(Outcome::Equal { repaired }),
+    async fn end(&self, ns: &Namespace, scan: Scan, ended: Ended) -> Result<Outcome, Interrupt> {
+        let verdict = ended.verdict.clone();
+        match self.shared.end_scan(ns, scan, ended).await? {
+            true => Ok(Outcome::Equal(verdict)),
             false => Ok(Outcome::Again),
         }
     }
@@ -213,18 +229,23 @@ impl Scanner<'_> {
     async fn all_documents(
         &self,
         ns: &Namespace,
+        scan: Scan,
         extra: Extra,
         expiry: Option<&Expiry>,
     ) -> Result<Result<u64, String>, Interrupt> {
         let documents = self.source.count(ns).await.map_err(away)?;
-        self.progress.begin(ns, documents);
-        let mut pass = self.pass(ns, extra, expiry).await?;
+        let reached = self.shared.reached(ns);
+        if let Some(reached) = &reached {
+            info!(%ns, compared = reached.source, "the comparison goes on where it was");
+        }
+        self.progress.resume(ns, reached.as_ref().map_or(0, |it| it.source), documents);
+        let mut pass = self.pass(ns, scan, extra, expiry, reached).await?;
         let mut repaired = pass.repaired;
         if extra == Extra::Count && pass.extra > EXTRA_FEW {
             // What was just being deleted on the source has reached the target by then.
             self.wait_for_the_log().await;
             self.progress.begin(ns, documents);
-            pass = self.pass(ns, Extra::Count, expiry).await?;
+            pass = self.pass(ns, scan, Extra::Count, expiry, None).await?;
             repaired += pass.repaired;
             if pass.extra > EXTRA_FEW && pass.extra * 100 > pass.target * EXTRA_PERCENT_MAX {
                 let (extra, target) = (pass.extra, pass.target);
@@ -232,7 +253,7 @@ impl Scanner<'_> {
             }
             if pass.extra > EXTRA_FEW {
                 self.progress.begin(ns, documents);
-                pass = self.pass(ns, Extra::Delete, expiry).await?;
+                pass = self.pass(ns, scan, Extra::Delete, expiry, None).await?;
                 repaired += pass.repaired;
             }
         }
@@ -247,11 +268,23 @@ impl Scanner<'_> {
         Ok(Ok(repaired))
     }
 
-    async fn pass(&self, ns: &Namespace, extra: Extra, expiry: Option<&Expiry>) -> Result<Pass, Interrupt> {
+    /// Goes through both sides, from `reached` on.
+    async fn pass(
+        &self,
+        ns: &Namespace,
+        scan: Scan,
+        extra: Extra,
+        expiry: Option<&Expiry>,
+        reached: Option<Reached>,
+    ) -> Result<Pass, Interrupt> {
         let mut pass = Pass::default();
-        let mut from = None;
+        let mut from = reached.as_ref().and_then(Reached::key);
+        if let (Some(reached), true) = (&reached, from.is_some()) {
+            (pass.source, pass.target) = (reached.source, reached.target);
+        }
         let since = Instant::now();
         let mut compared = 0;
+        let mut remembered = Instant::now();
         loop {
             let mut found = self.range(ns, from.clone()).await?;
             self.progress.compared(ns, found.source, found.differ.len() as u64 + found.extra_all);
@@ -281,6 +314,7 @@ impl Scanner<'_> {
                 }
                 continue; // the same range, with fewer of them
             }
+            pass.source += found.source;
             pass.target += found.target;
             pass.extra += found.extra_all;
             if pass.extra > EXTRA_FEW {
@@ -288,7 +322,16 @@ impl Scanner<'_> {
             }
             pass.unkeyed += found.unkeyed;
             match found.next {
-                Some(next) => from = Some(next),
+                Some(next) => {
+                    // What is only counted so far would be forgotten.
+                    let all_equal = extra == Extra::Delete || pass.extra == 0;
+                    if all_equal && pass.unkeyed == 0 && remembered.elapsed() > REMEMBER_INTERVAL {
+                        let reached = Reached::new(&next, pass.source, pass.target);
+                        self.shared.set_reached(ns, scan, reached).await?;
+                        remembered = Instant::now();
+                    }
+                    from = Some(next);
+                }
                 None => return Ok(pass),
             }
         }
@@ -352,7 +395,7 @@ impl Scanner<'_> {
     }
 
     /// Not faster than allowed.
-    async fn pace(&self, since: Instant, compared: u64) {
+    pub(crate) async fn pace(&self, since: Instant, compared: u64) {
         let due = Duration::from_secs_f64(compared as f64 / self.documents_per_second_max.max(1) as f64);
         tokio::time::sleep(due.saturating_sub(since.elapsed())).await;
     }
@@ -373,8 +416,19 @@ impl Scanner<'_> {
     }
 }
 
-fn away(error: ServerError) -> Interrupt {
+pub(crate) fn away(error: ServerError) -> Interrupt {
     Interrupt::Away(error)
+}
+
+/// Why documents that only the target has, so many of them, must stay there.
+pub(crate) fn is_held(extra: Extra, only_there: u64, target: u64) -> Option<String> {
+    let many = only_there > EXTRA_FEW && only_there * 100 > target * EXTRA_PERCENT_MAX;
+    let why = match extra {
+        Extra::Hold if only_there > 0 => ANOTHER_WHY.to_owned(),
+        Extra::Count if many => format!("are on the target only, {EXTRA_WHY}"),
+        _ => return None,
+    };
+    Some(format!("{only_there} of {target} documents {why}"))
 }
 
 /// "Duplicate key": documents that a unique index does not take.
@@ -394,4 +448,6 @@ const WRITES_WAIT_MAX: Duration = Duration::from_secs(600);
 /// Tries of one range, or of handing over: about twenty minutes; then the scan begins anew.
 const TRIES_MAX: u32 = 50;
 const RETRY_WAIT: Duration = Duration::from_secs(1);
+/// How often it is remembered how far a pass is.
+const REMEMBER_INTERVAL: Duration = Duration::from_millis(500);
 const LOG_WAIT_MAX: Duration = Duration::from_secs(60);

@@ -4,12 +4,12 @@
 //! - what `collMod` can change is changed; what only a new collection can have (collation, clustering) is given to
 //!   an empty one, or one that was dropped on the source too, which is made anew; else it is held
 //! - indexes: those that the source does not have are dropped, those that are missing are created, after the
-//!   documents; expiry is switched off on the target (it would delete what the application still renews), and the
-//!   true value noted in `__dualsync.expiry`
+//!   documents; expiry is switched off on the target (it would delete what the application still renews; not that of a
+//!   time-series collection), and the true value noted in `__dualsync.expiry`
 //!
 //! These commands change no document, so they need no turn of the worker's (but for making a collection anew).
 //!
-//! Not here: capped and time-series collections (held), users and roles.
+//! Not here: users and roles.
 
 use std::collections::BTreeMap;
 
@@ -59,9 +59,6 @@ pub(crate) async fn options(
     shared: &Shared,
     documents: Documents,
 ) -> Result<(), Trouble> {
-    if here.kind == "timeseries" || here.is_capped() {
-        return Err(Trouble::Held("capped and time-series collections are not copied".to_owned()));
-    }
     let Some(there) = there else {
         return match shared.make_anew(ns, documents).await? {
             Made::Refused(why) => Err(Trouble::Held(format!("the target refuses its options: {why}"))),
@@ -69,7 +66,8 @@ pub(crate) async fn options(
         };
     };
     let (wanted, has) = (fields(&here.options), fields(&there.options));
-    let fixed_differ = FIXED.iter().any(|name| wanted.get(*name) != has.get(*name));
+    let fixed_differ =
+        FIXED.iter().any(|name| wanted.get(*name) != has.get(*name)) || measures_others(here, there);
     if here.kind != there.kind || fixed_differ {
         // A view has no documents; the worker looks whether a collection has any.
         return match shared.make_anew(ns, documents).await? {
@@ -82,7 +80,8 @@ pub(crate) async fn options(
             ))),
         };
     }
-    if let Some(change) = collection_change(ns, here, &wanted, &has) {
+    let changes = [collection_change(ns, here, &wanted, &has), bounds(ns, here, there)];
+    for change in changes.into_iter().flatten() {
         target.change(ns.db(), change).await?;
         info!(%ns, "the target's options were changed to the source's");
     }
@@ -120,6 +119,46 @@ fn collection_change(
         }
     }
     differs.then_some(change)
+}
+
+/// The `collMod` that gives the target the source's bounds: size and number of a capped collection (from 6.0 on), or how
+/// long and how coarsely a time-series collection keeps measurements.
+fn bounds(ns: &Namespace, here: &Collection, there: &Collection) -> Option<RawDocumentBuf> {
+    let value = |of: &Collection, name: &str| of.options.get(name).ok().flatten().map(RawBson::from);
+    let mut change = rawdoc! {"collMod": ns.coll()};
+    let mut differs = false;
+    let capped = [(cstr!("cappedSize"), "size"), (cstr!("cappedMax"), "max")];
+    for (option, name) in capped.into_iter().filter(|_| here.is_capped()) {
+        if value(here, name) != value(there, name) {
+            change.append(option, value(here, name).unwrap_or(RawBson::Int64(0)));
+            differs = true;
+        }
+    }
+    if here.kind == "timeseries" {
+        if value(here, EXPIRY) != value(there, EXPIRY) {
+            let off = || RawBson::String("off".to_owned());
+            change.append(cstr!("expireAfterSeconds"), value(here, EXPIRY).unwrap_or_else(off));
+            differs = true;
+        }
+        let granularity = |of: &Collection| {
+            let of = of.options.get_document("timeseries").ok()?;
+            of.get_str("granularity").ok().map(ToOwned::to_owned)
+        };
+        if let (Some(granularity), true) = (granularity(here), granularity(here) != granularity(there)) {
+            change.append(cstr!("timeseries"), rawdoc! {"granularity": granularity});
+            differs = true;
+        }
+    }
+    differs.then_some(change)
+}
+
+/// Whether the measurements' fields are others, which no `collMod` can change.
+fn measures_others(here: &Collection, there: &Collection) -> bool {
+    let field = |of: &Collection, name: &str| {
+        let of = of.options.get_document("timeseries").ok()?;
+        of.get_str(name).ok().map(ToOwned::to_owned)
+    };
+    ["timeField", "metaField"].iter().any(|name| field(here, name) != field(there, name))
 }
 
 /// Drops the target's indexes that the source does not have, or not so.

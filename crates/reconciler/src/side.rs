@@ -101,6 +101,24 @@ impl Side {
         Ok(hello.get_datetime("localTime").copied().unwrap_or_else(|_| DateTime::now()))
     }
 
+    /// All documents in their natural order.
+    pub(crate) async fn in_order(&self, ns: &Namespace) -> Result<Cursor<RawDocumentBuf>, ServerError> {
+        let mut find = rawdoc! {"find": ns.coll(), "sort": {"$natural": 1}};
+        find.append(cstr!("batchSize"), BATCH_DOCUMENTS);
+        concern(&self.client, None).await?.add_to(&mut find);
+        cursor(&self.client, ns.db(), find).await
+    }
+
+    /// The time of a time-series collection's first (1) or last (-1) measurement, in milliseconds since 1970.
+    pub(crate) async fn end_of_time(
+        &self,
+        ns: &Namespace,
+        field: &str,
+        order: i32,
+    ) -> Result<Option<i64>, ServerError> {
+        replicator::end_of_time(&self.client, ns, field, order).await
+    }
+
     /// The collection's kind and options; `None` when it does not exist.
     pub(crate) async fn collection(&self, ns: &Namespace) -> Result<Option<Collection>, ServerError> {
         collection(&self.client, ns).await

@@ -4,13 +4,15 @@
 //! An answer is an error when a server went away meanwhile: ask again. While the worker is paused or stopped, and
 //! while it waits for a server, answers wait as well.
 
+use bson::raw::RawDocumentBuf;
 use record::{Key, Namespace};
 use tokio::sync::oneshot;
 
 use crate::error::ServerError;
 use crate::plan::Scan;
 use crate::shared::Shared;
-use crate::state::Cause;
+use crate::state::{Cause, Reached, Verdict};
+use crate::timeseries::{Span, Spanned};
 
 /// Why the worker has not done it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -55,13 +57,26 @@ pub enum Made {
 /// To whom it is told; the error: a right is missing.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, ServerError>>;
 
+/// What a scan has found.
+#[derive(Debug, Clone, Default)]
+pub struct Ended {
+    /// Names the source's collection; `None`: there is none, or it has no name of its own.
+    pub uuid: Option<String>,
+    /// `None`: its documents were not compared.
+    pub verdict: Option<Verdict>,
+}
+
 pub(crate) enum Ask {
     Expand(Answer<()>),
     Begin(Namespace, Answer<Option<(Scan, Cause)>>),
     Converge(Namespace, Vec<Key>, Answer<Handed>),
+    /// Of a capped or time-series collection; answers why the target refuses one.
+    Append(Namespace, Vec<RawDocumentBuf>, Answer<Option<String>>),
+    Span(Namespace, String, Span, Answer<Spanned>),
     Drop(Namespace, Answer<bool>),
     MakeAnew(Namespace, Documents, Answer<Made>),
-    End(Namespace, Scan, Option<String>, Answer<bool>),
+    Reached(Namespace, Scan, Reached, Answer<()>),
+    End(Namespace, Scan, Ended, Answer<bool>),
 }
 
 impl Shared {
@@ -81,6 +96,21 @@ impl Shared {
         self.ask(|answer| Ask::Converge(ns.clone(), keys, answer)).await
     }
 
+    /// Inserts documents into a capped collection, in this order; says why the target refuses one. At most about a
+    /// thousand at a time, and only within a scan, which is what keeps others from appending.
+    pub async fn append(
+        &self,
+        ns: &Namespace,
+        documents: Vec<RawDocumentBuf>,
+    ) -> Result<Option<String>, NotNow> {
+        self.ask(|answer| Ask::Append(ns.clone(), documents, answer)).await
+    }
+
+    /// Inserts what the target lacks of a time-series collection's measurements of a span; `field` holds their time.
+    pub async fn make_span_equal(&self, ns: &Namespace, field: &str, span: Span) -> Result<Spanned, NotNow> {
+        self.ask(|answer| Ask::Span(ns.clone(), field.to_owned(), span, answer)).await
+    }
+
     /// Drops the target's collection if the source has none of that name; says whether it did.
     pub async fn drop_gone(&self, ns: &Namespace) -> Result<bool, NotNow> {
         self.ask(|answer| Ask::Drop(ns.clone(), answer)).await
@@ -92,11 +122,10 @@ impl Shared {
         self.ask(|answer| Ask::MakeAnew(ns.clone(), documents, answer)).await
     }
 
-    /// Every difference that the scan found in the source's collection `uuid` has been handed over. Says whether `ns`
-    /// is clean; else it became dirty meanwhile.
-    pub async fn end_scan(&self, ns: &Namespace, scan: Scan, uuid: Option<&str>) -> Result<bool, NotNow> {
-        let uuid = uuid.map(ToOwned::to_owned);
-        self.ask(|answer| Ask::End(ns.clone(), scan, uuid, answer)).await
+    /// Every difference that the scan found has been handed over. Says whether `ns` is clean; else it became dirty
+    /// meanwhile.
+    pub async fn end_scan(&self, ns: &Namespace, scan: Scan, ended: Ended) -> Result<bool, NotNow> {
+        self.ask(|answer| Ask::End(ns.clone(), scan, ended, answer)).await
     }
 
     /// The keys of `ns` that are in the dead letters.

@@ -8,6 +8,7 @@
 //! and `target.rs`, `checkpoint.rs` and `state.rs` remember.
 
 mod asks;
+mod capped;
 mod checkpoint;
 mod collide;
 mod converge;
@@ -35,6 +36,7 @@ mod source;
 mod start;
 mod state;
 mod target;
+mod timeseries;
 mod transactions;
 mod tuning;
 
@@ -44,7 +46,8 @@ use std::time::Duration;
 
 use record::Namespace;
 
-pub use asks::{Documents, Handed, Made, NotNow};
+pub use asks::{Documents, Ended, Handed, Made, NotNow};
+pub use capped::POSITION_LOST;
 pub use error::{Class, ServerError};
 pub use execute::Drops;
 pub use expiry::{EXPIRY, Expiry};
@@ -53,13 +56,15 @@ pub use indexes::{by_name, fields, indexes, unwanted};
 pub use notes::{Noted, note, noted};
 pub use orphans::Orphan;
 pub use pending::Pending;
+pub use pump::lost::{Lost, LostError, Unknown};
 pub use recover::{Recovered, recover};
 pub use server::{Collection, Concern, answer, collection, concern, connect, cursor, integer, next};
 pub use shared::{Activity, ControlError, Counts, Link, Shared, Status, Way, now_ms};
 pub use source::{Dial, Dialled, Duplex};
-pub use start::{Replicator, StartError, capture_is_off};
-pub use state::{Bypass, Cause, DeadLetter, Desired, Dirty, Filter, Keep};
+pub use start::{Replicator, StartError, capture_is_off, ordered_filter};
+pub use state::{Bypass, Cause, DeadLetter, Desired, Dirty, Filter, Keep, Reached, Verdict};
 pub use target::{OWN_DATABASE, Reply, Validation, WriteError};
+pub use timeseries::{Span, Spanned, end_of_time, time_field};
 pub use tuning::{Retuned, Tuning};
 
 /// What the replicator needs to know.

@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 
+use bson::raw::{RawBson, RawDocumentBuf};
 use record::Namespace;
 use tracing::warn;
 
@@ -9,13 +10,18 @@ use crate::error::Class;
 use crate::execute::{Executor, Stall};
 use crate::shared::now_ms;
 use crate::state::Keep;
+use crate::timeseries::time_field;
 
-/// Whether a namespace's documents can be converged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a namespace's documents are followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Followed {
     /// By `_id`.
     Yes,
-    /// Capped or time-series: left to a full comparison.
+    /// Capped: by its end (`capped.rs`).
+    InOrder,
+    /// Time-series: by spans of this field (`timeseries.rs`).
+    InTime(String),
+    /// Capped or time-series, and several logs feed the target: not at all.
     No,
     /// A view has its name, here or there: documents of a collection that had it, or has it now, are left to a full comparison.
     View,
@@ -28,13 +34,13 @@ impl Executor {
     }
 
     fn remember(&self, ns: &Namespace, followed: Followed) -> Followed {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(ns.clone(), followed);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(ns.clone(), followed.clone());
         followed
     }
 
     /// Looks at a namespace that is met for the first time: creates it on the target with the source's options.
     pub async fn prepare(&self, ns: &Namespace) -> Result<Followed, Stall> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(ns).copied();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(ns).cloned();
         if let Some(followed) = known {
             return Ok(followed);
         }
@@ -47,10 +53,17 @@ impl Executor {
         if here.kind == "view" {
             return Ok(Followed::View);
         }
-        if here.kind != "collection" || here.is_capped() {
-            self.make_dirty(ns, "capped and time-series collections are not followed write by write");
-            return Ok(self.remember(ns, Followed::No));
-        }
+        let followed = match time_field(&here.options) {
+            _ if self.joined && (here.kind != "collection" || here.is_capped()) => {
+                let reason =
+                    "capped and time-series collections are not followed while several logs feed the target";
+                self.make_dirty(ns, reason);
+                return Ok(self.remember(ns, Followed::No));
+            }
+            Some(field) => Followed::InTime(field.to_owned()),
+            None if here.is_capped() => Followed::InOrder,
+            None => Followed::Yes,
+        };
         self.recognise(ns, here.uuid.as_deref());
         if here.has_collation() {
             self.planner().set_collated(ns);
@@ -73,9 +86,18 @@ impl Executor {
             {
                 self.make_dirty(ns, "the target's collection has another collation");
             }
+            Some(there)
+                if ["capped", "size", "max", "timeseries"].iter().any(|name| {
+                    let value =
+                        |options: &RawDocumentBuf| options.get(name).ok().flatten().map(RawBson::from);
+                    value(&there.options) != value(&here.options)
+                }) =>
+            {
+                self.make_dirty(ns, "the target's collection is of another kind or size");
+            }
             Some(_) => {}
         }
-        Ok(self.remember(ns, Followed::Yes))
+        Ok(self.remember(ns, followed))
     }
 
     /// Another collection under a name that is followed, and no captured command made it so: the source's disk may have

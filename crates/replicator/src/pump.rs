@@ -13,6 +13,8 @@ mod asks;
 mod connect;
 mod feed;
 mod fencing;
+mod filters;
+pub(crate) mod lost;
 mod misses;
 mod orders;
 mod pace;
@@ -67,6 +69,8 @@ pub(crate) struct Pump {
     notes_looked: Instant,
     swept: Instant,
     past: Past,
+    /// Namespaces that were excluded a moment ago.
+    lifted: Vec<filters::Lifted>,
     /// When this log last claimed the target; `None`: not yet in this run.
     claimed: Option<Instant>,
     /// From the reconciler, one at a time.
@@ -119,6 +123,7 @@ impl Pump {
             notes_looked: Instant::now(),
             swept: Instant::now(),
             past: Past::default(),
+            lifted: Vec::new(),
             claimed: None,
             asks,
         }
@@ -140,6 +145,7 @@ impl Pump {
                 self.obey(order).await;
             }
             self.take_misses();
+            self.settle_lifted();
             let step = match desired {
                 Desired::Running => self.step().await,
                 Desired::Paused => self.stand(Activity::Paused),

@@ -42,6 +42,11 @@ impl Collection {
 pub struct Concern(pub(crate) Option<RawDocumentBuf>);
 
 impl Concern {
+    /// As the server reads by itself.
+    pub(crate) fn none() -> Concern {
+        Concern(None)
+    }
+
     /// Adds it to a command that reads.
     pub fn add_to(&self, command: &mut RawDocumentBuf) {
         if let Some(concern) = &self.0 {

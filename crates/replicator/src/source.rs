@@ -54,6 +54,10 @@ impl Source {
         Ok(Source { client: connect(uri, APP_NAME, CONNECTIONS_MAX).await?, dials: dials.to_vec() })
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Whether it answers, and its `hello`.
     pub async fn hello(&self) -> Result<bson::Document, ServerError> {
         answer("hello", self.client.database("admin").run_command(doc! {"hello": 1})).await

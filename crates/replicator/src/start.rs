@@ -17,12 +17,13 @@ use crate::notes::{self, Noted, UNRECORDED};
 use crate::orphans::{self, Recorder};
 use crate::plan::{Limits, Planner, Rules};
 use crate::pump::Pump;
+use crate::pump::lost::{Lost, LostError};
 use crate::recent::Recent;
 use crate::recover::{Recovered, reader_at};
 use crate::remember::Positions;
 use crate::shared::{Inbox, Shared, now_ms};
 use crate::source::Source;
-use crate::state::{Cause, Dirty, State};
+use crate::state::{Cause, Dirty, Filter, State};
 use crate::target::Target;
 
 /// The running replicator.
@@ -127,6 +128,17 @@ impl Replicator {
         self.pump.look_at_source().await
     }
 
+    /// Brings what the log has to the target, for good: there is no source any more, and none may answer.
+    pub async fn drain_without_source(mut self) -> Result<Lost, LostError> {
+        let mut lost = Lost::default();
+        while let Ok(orphan) = self.inbox.orphans.try_recv() {
+            for target in &orphan.record.targets {
+                lost.touch(&target.ns, &target.touch, "whether this write took place is not known");
+            }
+        }
+        self.pump.drain_without_source(lost).await
+    }
+
     /// Follows the log until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let Inbox { orders, orphans } = self.inbox;
@@ -164,6 +176,11 @@ fn keep(state: &mut State, log: &SyncLog, noted: &Noted, gap: bool) -> std::io::
 /// Errors: the log's small file cannot be written.
 pub fn capture_is_off(dir: &Path) -> std::io::Result<()> {
     State::note_capture_off(dir, now_ms())
+}
+
+/// What an earlier run of the log in `dir` was ordered to capture, beside its configuration.
+pub fn ordered_filter(dir: &Path) -> Option<Filter> {
+    State::ordered_in(dir)
 }
 
 /// A planner that knows what the state remembers.

@@ -4,6 +4,7 @@
 //! Kept in one file (`file.rs`), which is written before the cursor passes the entries that made it change. Lost or
 //! unreadable: everything is dirty.
 
+mod compared;
 mod dirty;
 mod file;
 mod letters;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::feeds::Tokens;
 use crate::tuning::Retuned;
 
+pub use compared::{Reached, Verdict};
 pub use dirty::{Cause, Dirty, Keep};
 use file::Content;
 pub use letters::DeadLetter;
@@ -119,6 +121,17 @@ impl State {
     pub fn set_filter(&mut self, filter: &Filter) {
         self.changed |= self.content.filter != *filter;
         self.content.filter.clone_from(filter);
+    }
+
+    /// What was ordered to be captured, beside the configuration.
+    pub fn ordered_filter(&self) -> Option<&Filter> {
+        self.content.ordered_filter.as_ref()
+    }
+
+    /// Remembers that.
+    pub fn set_ordered_filter(&mut self, filter: Option<Filter>) {
+        self.changed |= self.content.ordered_filter != filter;
+        self.content.ordered_filter = filter;
     }
 
     /// Whether the target has been looked at for documents from before.

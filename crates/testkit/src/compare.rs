@@ -1,6 +1,8 @@
 //! Are both sides equal, byte for byte?
 //!
 //! - compared: every document of every collection of every database, by the raw bytes of its `_id` and of its whole
+//! - the documents of a capped collection must have the same order; measurements of a time-series collection are compared
+//!   as a multiset, whatever the order of their fields
 //! - left out: `admin`, `config`, `local`, `__dualsync`, views, and collections named `system.*`
 //! - [`databases`] compares documents only: an empty collection equals a missing one; [`everything`] compares kind,
 //!   options and indexes as well, but for what expiry says
@@ -8,6 +10,7 @@
 //! - both sides must be at rest
 
 mod shapes;
+mod special;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -164,6 +167,39 @@ async fn namespaces(client: &Client) -> Result<BTreeSet<(String, String)>> {
 }
 
 async fn collection(left: &Client, right: &Client, database: &str, name: &str) -> Result<Collection> {
+    match kind(left, database, name).await?.or(kind(right, database, name).await?) {
+        Some(Kind::Measured) => return special::measured(left, right, database, name).await,
+        Some(Kind::Capped) => {
+            let mut compared = keyed(left, right, database, name).await?;
+            if compared.equal() {
+                special::order(left, right, database, name, &mut compared).await?;
+            }
+            Ok(compared)
+        }
+        _ => keyed(left, right, database, name).await,
+    }
+}
+
+enum Kind {
+    Keyed,
+    Capped,
+    Measured,
+}
+
+async fn kind(client: &Client, database: &str, name: &str) -> Result<Option<Kind>> {
+    let mut found = client.database(database).list_collections().filter(doc! {"name": name}).await?;
+    if !found.advance().await? {
+        return Ok(None);
+    }
+    let found = found.deserialize_current()?;
+    Ok(Some(match found.collection_type {
+        CollectionType::Timeseries => Kind::Measured,
+        _ if found.options.capped == Some(true) => Kind::Capped,
+        _ => Kind::Keyed,
+    }))
+}
+
+async fn keyed(left: &Client, right: &Client, database: &str, name: &str) -> Result<Collection> {
     let mut compared = Collection::default();
     let mut unmatched = BTreeMap::new();
     let mut documents = read(left, database, name).await?;

@@ -14,6 +14,7 @@ pub mod compare;
 pub mod connection;
 pub mod differential;
 mod dualsync;
+pub mod everything;
 pub mod mongod;
 pub mod net;
 pub mod node;

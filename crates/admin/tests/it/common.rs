@@ -218,6 +218,15 @@ impl System for Program {
         Ok(Worker { lanes, ..configured })
     }
 
+    async fn filters(&self) -> Filters {
+        Filters { include: vec!["*".to_owned()], exclude: Vec::new(), ordered: false }
+    }
+
+    async fn set_filters(&self, to: SetFilters) -> Result<Filters, Refusal> {
+        let exclude = to.exclude.unwrap_or_default();
+        Ok(Filters { include: to.include.unwrap_or_default(), exclude, ordered: true })
+    }
+
     async fn control_capture(&self, action: CaptureAction) -> Result<CaptureState, Refusal> {
         match action {
             CaptureAction::Bypass => Ok(CaptureState { state: CaptureMode::Bypassed, passing: 3 }),

@@ -97,9 +97,14 @@ impl Pump {
     }
 
     async fn apply_to(&self, ns: &Namespace, queue: &mut VecDeque<Unit>, tally: &Tally) -> Result<(), Stall> {
+        if !self.is_followed(ns) {
+            return Ok(()); // excluded since it was captured
+        }
         let whole = |unit: &Unit| matches!(unit.effect().target.touch, Touch::Namespace | Touch::Database);
         match self.executor.prepare(ns).await? {
             Followed::Yes => {}
+            Followed::InOrder => return self.executor.follow_in_order(ns, queue, tally).await,
+            Followed::InTime(field) => return self.executor.follow_in_time(ns, &field, queue, tally).await,
             Followed::View if queue.iter().all(whole) => {}
             followed => {
                 if followed == Followed::View {

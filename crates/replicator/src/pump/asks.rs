@@ -5,12 +5,16 @@ use record::{Key, Namespace};
 use tracing::info;
 
 use super::Pump;
-use crate::asks::{Answer, Ask, Documents, Handed, Made};
+use crate::asks::{Answer, Ask, Documents, Ended, Handed, Made};
 use crate::error::Class;
 use crate::execute::Stall;
 use crate::meet::Followed;
 use crate::plan::{Converge, Scan};
 use crate::state::{Cause, Dirty};
+use crate::timeseries::Spanned;
+
+/// Each of them would append what the others append as well.
+const SEVERAL: &str = "several logs feed the target, which cannot be for a capped or time-series collection";
 
 impl Pump {
     /// Who asked may be gone: what was done is done all the same. A right that is missing is told; on any other error nobody
@@ -30,15 +34,37 @@ impl Pump {
                 self.save_state(); // dead letters
                 tell(answer, handed)
             }
+            Ask::Append(ns, documents, answer) => {
+                let refused = match self.executor.joined {
+                    true => Ok(Some(SEVERAL.to_owned())),
+                    false => self.executor.append(&ns, &documents).await,
+                };
+                tell(answer, refused)
+            }
+            Ask::Span(ns, field, span, answer) => {
+                let spanned = match self.executor.joined {
+                    true => Ok(Spanned { refused: Some(SEVERAL.to_owned()), ..Spanned::default() }),
+                    false => self.executor.make_span_equal(&ns, &field, span).await,
+                };
+                tell(answer, spanned)
+            }
             Ask::Drop(ns, answer) => tell(answer, self.drop_gone(&ns).await),
             Ask::MakeAnew(ns, documents, answer) => tell(answer, self.make_anew(&ns, documents).await),
-            Ask::End(ns, scan, uuid, answer) => tell(answer, self.end(&ns, scan, uuid.as_deref())),
+            Ask::Reached(ns, scan, reached, answer) => {
+                if self.executor.planner().scan_begins(&ns) == scan {
+                    self.shared.state().set_reached(&ns, reached);
+                }
+                tell(answer, Ok(()))
+            }
+            Ask::End(ns, scan, ended, answer) => tell(answer, self.end(&ns, scan, ended).await),
         }
     }
 
     async fn take_over(&mut self, ns: &Namespace, keys: Vec<Key>) -> Result<Handed, Stall> {
         match self.executor.prepare(ns).await? {
-            Followed::No | Followed::View => Ok(Handed::NotFollowed),
+            Followed::No | Followed::View | Followed::InOrder | Followed::InTime(_) => {
+                Ok(Handed::NotFollowed)
+            }
             Followed::Yes => {
                 self.executor.converge(ns, &Converge { keys, ..Converge::default() }).await?;
                 Ok(Handed::Converged)
@@ -97,7 +123,11 @@ impl Pump {
     }
 
     /// First the cursor says that older entries are only converged, then the mark goes.
-    fn end(&mut self, ns: &Namespace, scan: Scan, uuid: Option<&str>) -> Result<bool, Stall> {
+    async fn end(&mut self, ns: &Namespace, scan: Scan, ended: Ended) -> Result<bool, Stall> {
+        // What has been passed over since the scan has read its last document.
+        if self.executor.prepare(ns).await? == Followed::InOrder && !self.executor.append_tail(ns, 0).await? {
+            return Ok(false);
+        }
         let head = self.log.head().0;
         self.executor.remember_sent(head)?;
         let is_shape = self.shared.state().cause(ns) == Some(Cause::Shape);
@@ -108,12 +138,15 @@ impl Pump {
             return Ok(false);
         }
         self.executor.no_look_up().remove(ns);
-        if uuid.is_none() {
+        if ended.uuid.is_none() {
             self.clear_letters(ns);
         }
         let mut state = self.shared.state();
         state.clear_dirty(ns);
-        state.set_uuid(ns, uuid);
+        state.set_uuid(ns, ended.uuid.as_deref());
+        if let Some(verdict) = ended.verdict {
+            state.set_verdict(ns, verdict);
+        }
         drop(state);
         self.save_state();
         Ok(true)

@@ -128,7 +128,7 @@ impl Pump {
         Ok(())
     }
 
-    fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
+    pub(super) fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {
         for ns in namespaces.into_iter().filter(|ns| (self.config.captures)(&self.config.filter, ns)) {
             self.executor.planner().set_dirty(&ns);
             let dirty = Dirty { not_copied_yet: true, ..Dirty::new(reason, Cause::Unknown, now_ms()) };

@@ -30,6 +30,10 @@ impl Pump {
             Order::StopFull(answer) => {
                 let _ = answer.send(self.stop_full());
             }
+            Order::Filter(filter, ordered, answer) => {
+                let set = self.set_filter(filter, ordered).await;
+                let _ = answer.send(set);
+            }
             Order::Confirm(namespaces, answer) => {
                 let _ = answer.send(self.confirm(&namespaces));
             }

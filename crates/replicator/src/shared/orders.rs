@@ -4,11 +4,12 @@ use record::Namespace;
 use tokio::sync::oneshot;
 
 use super::Shared;
-use crate::state::Desired;
+use crate::error::ServerError;
+use crate::state::{Desired, Filter};
 use crate::tuning::Retuned;
 
 /// A change of the worker that does not fit its state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
     /// As it says.
     #[error("the worker is {0}")]
@@ -16,6 +17,9 @@ pub enum ControlError {
     /// The state could not be written to disk, so the change would not survive a restart.
     #[error("the change cannot be written to the log's folder")]
     NotSaved,
+    /// The source must be asked for what it holds, and does not answer.
+    #[error("the local mongod cannot be asked for its collections: {0}")]
+    SourceAway(String),
     /// The worker has ended, or did not answer.
     #[error("the worker does not answer")]
     NoAnswer,
@@ -35,6 +39,8 @@ pub enum Order {
     StopFull(oneshot::Sender<u64>),
     /// What is missing on the source of these dirty namespaces is meant to be. Answers how many are dirty.
     Confirm(Vec<Namespace>, oneshot::Sender<u64>),
+    /// Follow what this filter names; whether it was ordered beside the configuration.
+    Filter(Filter, bool, oneshot::Sender<Result<(), ServerError>>),
 }
 
 impl Shared {
@@ -123,7 +129,19 @@ impl Shared {
         self.order(|answer| Order::Confirm(namespaces, answer)).await
     }
 
-    async fn order(&self, order: impl FnOnce(oneshot::Sender<u64>) -> Order) -> Result<u64, ControlError> {
+    /// What is captured, and whether that was ordered beside the configuration.
+    pub fn filter(&self) -> (Filter, bool) {
+        let state = self.state();
+        (state.filter().clone(), state.ordered_filter().is_some())
+    }
+
+    /// Follows what `filter` names from now on, over restarts too when it is `ordered`. Capture must look by it already.
+    pub async fn set_filter(&self, filter: Filter, ordered: bool) -> Result<(), ControlError> {
+        let set = self.order(|answer| Order::Filter(filter, ordered, answer)).await?;
+        set.map_err(|error| ControlError::SourceAway(error.to_string()))
+    }
+
+    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, ControlError> {
         let (answer, answered) = oneshot::channel();
         self.0.orders.try_send(order(answer)).map_err(|_| ControlError::NoAnswer)?;
         self.0.changed.notify_one();

@@ -3,7 +3,7 @@
 use record::Namespace;
 use serde::{Deserialize, Serialize};
 
-use super::State;
+use super::{Reached, State};
 
 /// What made a namespace dirty, as far as it tells whether documents may be missing on the source by intention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
@@ -51,12 +51,16 @@ pub struct Dirty {
     /// Whether its documents may have been lost on the source.
     #[serde(default)]
     pub keep: Keep,
+    /// How far its comparison is.
+    #[serde(default)]
+    pub reached: Option<Reached>,
 }
 
 impl Dirty {
     /// Dirty from now on.
     pub fn new(reason: &str, cause: Cause, now_ms: u64) -> Dirty {
-        Dirty { reason: reason.to_owned(), since_ms: now_ms, not_copied_yet: false, cause, keep: Keep::No }
+        let (reason, keep) = (reason.to_owned(), Keep::No);
+        Dirty { reason, since_ms: now_ms, not_copied_yet: false, cause, keep, reached: None }
     }
 }
 
@@ -94,6 +98,9 @@ impl State {
     pub fn set_dirty(&mut self, ns: &Namespace, dirty: Dirty) -> bool {
         if let Some(known) = self.content.dirty.get_mut(ns.as_str()) {
             self.changed |= known.cause < dirty.cause || known.keep != dirty.keep;
+            if dirty.cause > Cause::Shape {
+                self.changed |= known.reached.take().is_some();
+            }
             let keep = if dirty.cause == Cause::Dropped { Keep::No } else { known.keep.max(dirty.keep) };
             let first = known.cause == Cause::Shape && dirty.cause > Cause::Shape;
             if known.cause <= Cause::Asked && known.cause < dirty.cause {

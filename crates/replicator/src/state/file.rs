@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bypass, Cause, DeadLetter, Desired, Dirty, Filter, State};
+use super::{Bypass, Cause, DeadLetter, Desired, Dirty, Filter, State, Verdict};
 use crate::feeds::Tokens;
 use crate::tuning::Retuned;
 
@@ -35,6 +35,12 @@ pub(super) struct Content {
     /// Which collections of the source are followed, by name.
     #[serde(default)]
     pub(super) uuids: BTreeMap<String, String>,
+    /// Ordered beside the configuration.
+    #[serde(default)]
+    pub(super) ordered_filter: Option<Filter>,
+    /// How comparisons came out, by namespace.
+    #[serde(default)]
+    pub(super) compared: BTreeMap<String, Verdict>,
     /// By which the target knows this log; `None`: the file that knew them was lost.
     #[serde(default)]
     pub(super) tokens: Option<Tokens>,
@@ -73,6 +79,12 @@ impl Unsaved {
 }
 
 impl State {
+    /// What an earlier run of the log in `dir` was ordered to capture.
+    pub fn ordered_in(dir: &Path) -> Option<Filter> {
+        let content: Content = serde_json::from_slice(&fs::read(dir.join(FILE)).ok()?).ok()?;
+        content.ordered_filter
+    }
+
     /// Reads the state of the log `log_id` in `dir`. A missing one is new when the log is; else, like one that
     /// cannot be read, it means that everything is dirty.
     pub fn open(dir: &Path, log_id: &str, log_is_new: bool, now_ms: u64) -> State {

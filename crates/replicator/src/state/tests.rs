@@ -46,6 +46,28 @@ fn what_is_kept_is_let_go_by_what_explains_it() {
 }
 
 #[test]
+fn what_a_comparison_has_reached_counts_until_its_namespace_is_dirty_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let ns = Namespace::new("d", "c");
+    let reached = Reached::new(&rawdoc! {"_id": 7}, 5, 6);
+    let mut state = State::open(dir.path(), "id", true, 1);
+    state.set_reached(&ns, reached.clone());
+    assert_eq!(state.reached(&ns), None, "it is not dirty");
+    for (cause, counts) in [(Cause::Shape, true), (Cause::Asked, false), (Cause::Written, false)] {
+        state.set_dirty(&ns, Dirty::new("first", Cause::Unknown, 1));
+        state.set_reached(&ns, reached.clone());
+        state.save().unwrap();
+        let mut state = State::open(dir.path(), "id", false, 2);
+        assert_eq!(state.reached(&ns).and_then(Reached::key), Some(rawdoc! {"_id": 7}));
+        state.set_dirty(&ns, Dirty::new("again", cause, 2));
+        assert_eq!(state.reached(&ns).is_some(), counts, "{cause:?}");
+    }
+    state.clear_dirty(&ns);
+    state.set_dirty(&ns, Dirty::new("anew", Cause::Written, 3));
+    assert_eq!(state.reached(&ns), None);
+}
+
+#[test]
 fn a_lost_or_damaged_state_makes_everything_dirty() {
     let dir = tempfile::tempdir().unwrap();
     assert!(State::open(dir.path(), "id", true, 1).everything_dirty().is_none());

@@ -35,7 +35,7 @@ async fn of_database(database: &Database, shapes: &mut BTreeMap<String, Document
             options.remove("validator");
         }
         let mut shape = doc! {"type": kind, "options": options};
-        if kind == "collection" {
+        if kind != "view" {
             let reply = database.run_command(doc! {"listIndexes": name}).await?;
             let mut indexes = reply.get_document("cursor")?.get_array("firstBatch")?.clone();
             for index in indexes.iter_mut().filter_map(Bson::as_document_mut) {
