@@ -252,7 +252,8 @@ fn doubtful(unit: &Unit, sent: u64) -> Option<String> {
     match (unit.doubt(), &effect.op) {
         (Some(doubt), _) if over_all => Some(format!("a command over all of it ({})", doubt.code())),
         (Some(doubt), Some(_)) => Some(format!("a statement in doubt ({})", doubt.code())),
-        (_, None) if over_all => Some("a command over all of it".to_owned()),
+        // Also one that is known for certain: it is not carried out here.
+        (None, _) if over_all => Some("a command over all of it".to_owned()),
         (_, None) => Some("the log was nearly full and kept no statement".to_owned()),
         (None, Some(op)) if unit.mark() < sent && !bears_twice(op) => {
             Some("a statement may have been sent twice".to_owned())
