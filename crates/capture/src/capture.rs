@@ -98,7 +98,7 @@ impl Capture {
     ///
     /// One that names nothing may be over anything: then everything is missed. One in a transaction may yet be
     /// committed by a client that has come back: its namespaces are missed when a commit succeeds before
-    /// `Config::transaction_ms_max` is over.
+    /// `Config::strays_ms_max` is over.
     pub fn enter_orphan(self: &Arc<Self>, mark: &Mark, now_ms: u64) -> (Ticket, Option<Unmarked>) {
         let anywhere = mark.targets.is_empty();
         if mark.in_transaction {
@@ -125,7 +125,7 @@ impl Capture {
     }
 
     /// Says that any write before `now_ms` (milliseconds since 1970) may have passed unseen: everything is missed, and
-    /// again with each commit of a transaction that may have begun before, for `Config::transaction_ms_max`.
+    /// again with each commit of a transaction that may have begun before, for `Config::strays_ms_max`.
     pub fn missed_everything_before(&self, now_ms: u64) {
         self.transactions.strayed_anywhere(now_ms);
         self.missed_everything();
@@ -160,7 +160,8 @@ impl Capture {
     /// The writes of transactions that nobody has added to or ended for `Config::transaction_ms_max` before
     /// `now_ms` (milliseconds since 1970, the clock of `Write::mark` and `Write::outcome`).
     ///
-    /// To be called every few seconds: they contend with others, and hold the log back, until somebody does.
+    /// To be called every few seconds: they contend with others, and hold the log back, until somebody does. Should one
+    /// be committed after all, its namespaces are missed.
     pub fn abandoned(&self, now_ms: u64) -> Vec<Orphan> {
         let given_up = self.transactions.abandoned(now_ms);
         given_up.into_iter().flat_map(Capture::orphans).collect()

@@ -6,7 +6,7 @@ use bson::raw::{RawArray, RawBsonRef, RawDocument};
 use record::{Namespace, Over, Target, Touch};
 
 use crate::commands::Coarse;
-use crate::read::{array, document, field, flag, name, text};
+use crate::read::{array, document, field, flag, name, number, text};
 
 /// The places that a command names; `None` when they cannot be read: then they may be any.
 ///
@@ -81,9 +81,7 @@ pub(crate) fn places(command: Coarse, db: &str, body: &RawDocument) -> Places {
         Coarse::InternalRename => {
             Some(BTreeSet::from([Place::parse(text(body, "from")?), Place::parse(text(body, "to")?)]))
         }
-        Coarse::Validate if flag(body, "repair") => {
-            one(Place::named(db, named.and_then(name).unwrap_or_default()))
-        }
+        Coarse::Validate if repairs(body) => one(Place::named(db, named.and_then(name).unwrap_or_default())),
         Coarse::Validate => Some(BTreeSet::new()),
         Coarse::CloneAsCapped => one(Place::named(db, text(body, "toCollection").unwrap_or_default())),
         Coarse::MapReduce => map_reduce(db, field(body, "out")),
@@ -92,6 +90,15 @@ pub(crate) fn places(command: Coarse, db: &str, body: &RawDocument) -> Places {
             apply_ops(named?.as_array()?, &mut places, NESTED_MAX)?;
             Some(places)
         }
+    }
+}
+
+/// The server takes any value for a yes that is not null, false or 0.
+fn repairs(body: &RawDocument) -> bool {
+    match body.get("repair") {
+        Ok(None | Some(RawBsonRef::Null | RawBsonRef::Undefined)) => false,
+        Ok(Some(value)) if number(value).is_some() => flag(body, "repair"),
+        _ => true,
     }
 }
 
@@ -171,9 +178,9 @@ fn apply_ops(ops: &RawArray, places: &mut BTreeSet<Place>, nested_left: usize) -
         if field(op, "ui").is_some_and(|uuid| uuid != RawBsonRef::Null) {
             return None;
         }
-        let place = Place::parse(text(op, "ns")?);
+        let ns = Namespace::parse(text(op, "ns")?);
         if text(op, "op")? != "c" {
-            places.insert(place);
+            places.insert(Place::named(ns.db(), ns.coll()));
             continue;
         }
         let command = document(op, "o")?;
@@ -184,9 +191,7 @@ fn apply_ops(ops: &RawArray, places: &mut BTreeSet<Place>, nested_left: usize) -
         for name in ["renameCollection", "to"].into_iter().filter_map(|name| text(command, name)) {
             places.insert(Place::parse(name));
         }
-        if let Place::Database(ns) = place {
-            places.insert(Place::Database(ns));
-        }
+        places.insert(Place::Database(Namespace::new(ns.db(), "")));
     }
     Some(())
 }

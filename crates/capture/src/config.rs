@@ -20,9 +20,15 @@ pub struct Config {
     pub held_writes_max: usize,
     /// Bytes of statements and keys in held writes; beyond it only their namespaces are held.
     pub held_bytes_max: usize,
-    /// A transaction nobody has added to for this long is given up, in milliseconds. More than the server's
-    /// `transactionLifetimeLimitSeconds` (60 s), so that by then it is over there.
+    /// A transaction nobody has added to for this long is given up, in milliseconds: its writes go on as orphans. More
+    /// than the server's `transactionLifetimeLimitSeconds` (60 s), so that by then it is nearly always over there.
     pub transaction_ms_max: u64,
+    /// For how long any commit may bring the writes of a transaction of which only its writes are known, in
+    /// milliseconds. The server ends transactions every half `transactionLifetimeLimitSeconds`; this is twice that limit
+    /// and more.
+    pub strays_ms_max: u64,
+    /// Namespaces that commits may still bring writes to: of transactions that were given up, and of others as many.
+    pub strays_max: usize,
     /// Cursors of `$out` and `$merge` that have not written yet; the oldest is forgotten and its namespace missed.
     pub cursors_max: usize,
     /// Namespaces in [`crate::Missed`]; beyond that it says *everything*.
@@ -40,6 +46,8 @@ impl Default for Config {
             held_writes_max: 100_000,
             held_bytes_max: 128 << 20,
             transaction_ms_max: 70_000,
+            strays_ms_max: 180_000,
+            strays_max: 1_000,
             cursors_max: 10_000,
             missed_max: 1_000,
             command_names_max: 200,

@@ -25,6 +25,7 @@ mod purity;
 mod read;
 mod request;
 mod statement;
+mod strays;
 mod transactions;
 mod unmarked;
 mod weight;

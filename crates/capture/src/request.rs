@@ -267,7 +267,7 @@ impl Session {
     fn end(&self, body: &RawDocument, end: End) -> Option<Job> {
         let transactions = &self.capture.transactions;
         let id = transaction(body)?;
-        let meant = transactions.knows(&id) || transactions.any_strays();
+        let meant = transactions.knows(&id) || transactions.any_strays(&id);
         transactions.end_asked(&id);
         meant.then_some(Job::End(end))
     }

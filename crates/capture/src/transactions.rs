@@ -4,14 +4,12 @@
 //! - held in memory with their tickets, so that they contend until the end; their marks are in the log, so that a
 //!   restart finds them as orphans
 //! - bounded by writes and bytes: over the bytes only namespaces are held, over the writes the caller keeps it
-//!
-//! - *strays* are writes of open transactions that were handed on as orphans: a commit may still bring them, and then
-//!   their namespaces are missed, for that commit comes after whatever was done about the orphan
+//! - what was handed on as an orphan may still be committed (`strays.rs`)
 //!
 //! - one whose every write names its documents by `_id`, with a known effect, alone from its mark to the reply of the only
 //!   commit, is certain, and one entry; of any other, each write is an entry of its own, in doubt
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use record::{Doubt, Effect, Namespace, Op, Target, Touch};
@@ -19,6 +17,7 @@ use record::{Doubt, Effect, Namespace, Op, Target, Touch};
 use crate::Config;
 use crate::contention::Ticket;
 use crate::counters::Kind;
+use crate::strays::{self, Strays};
 use crate::unmarked::Unmarked;
 
 /// A transaction's name: the session's id and its number there.
@@ -51,16 +50,13 @@ pub(crate) struct Transactions {
     writes_max: usize,
     bytes_max: usize,
     idle_ms_max: u64,
-    strays_max: usize,
 }
 
-#[derive(Default)]
 struct Open {
     sessions: HashMap<Vec<u8>, Transaction>,
     writes: usize,
     bytes: usize,
-    /// Until when a commit may bring writes to a namespace, in milliseconds since 1970; `None`: to any.
-    strays: BTreeMap<Option<Namespace>, u64>,
+    strays: Strays,
 }
 
 struct Transaction {
@@ -75,11 +71,15 @@ struct Transaction {
 impl Transactions {
     pub(crate) fn new(config: &Config) -> Transactions {
         Transactions {
-            open: Mutex::default(),
+            open: Mutex::new(Open {
+                sessions: HashMap::new(),
+                writes: 0,
+                bytes: 0,
+                strays: Strays::new(config),
+            }),
             writes_max: config.held_writes_max,
             bytes_max: config.held_bytes_max,
             idle_ms_max: config.transaction_ms_max,
-            strays_max: config.missed_max,
         }
     }
 
@@ -133,6 +133,7 @@ impl Transactions {
 
     /// Takes out the writes of the transaction that a session left for this newer one (or for a retryable write).
     pub(crate) fn superseded(&self, id: &TransactionId) -> Vec<Held> {
+        self.open().strays.forget(id, strays::Ended::Before);
         self.take(&id.session, |number| number < id.number)
     }
 
@@ -148,34 +149,28 @@ impl Transactions {
     /// Writes to these namespaces, in transactions last seen at `seen_ms`, were handed on and may yet be committed.
     pub(crate) fn strayed(&self, targets: &[Target], seen_ms: u64) {
         let mut open = self.open();
-        let until = seen_ms.saturating_add(self.idle_ms_max);
-        for target in targets {
-            let full = open.strays.len() >= self.strays_max;
-            let ns =
-                Some(target.ns.clone()).filter(|ns| !full || open.strays.contains_key(&Some(ns.clone())));
-            let stray = open.strays.entry(ns).or_default();
-            *stray = until.max(*stray);
-        }
+        targets.iter().for_each(|target| open.strays.add(target.ns.clone(), seen_ms));
     }
 
     /// Writes to any namespace, in transactions last seen at `seen_ms`, were not seen and may yet be committed.
     pub(crate) fn strayed_anywhere(&self, seen_ms: u64) {
-        let until = seen_ms.saturating_add(self.idle_ms_max);
-        let mut open = self.open();
-        let stray = open.strays.entry(None).or_default();
-        *stray = until.max(*stray);
+        self.open().strays.add_anywhere(seen_ms);
     }
 
-    /// Whether a commit may bring writes that are not held.
-    pub(crate) fn any_strays(&self) -> bool {
-        !self.open().strays.is_empty()
+    /// Whether a commit of this transaction may bring writes that are not held.
+    pub(crate) fn any_strays(&self, id: &TransactionId) -> bool {
+        self.open().strays.any(id)
     }
 
-    /// The namespaces that a commit answered at `now_ms` may have brought writes to; `None` among them: any.
-    pub(crate) fn strays(&self, now_ms: u64) -> Vec<Option<Namespace>> {
-        let mut open = self.open();
-        open.strays.retain(|_, until| *until >= now_ms);
-        open.strays.keys().cloned().collect()
+    /// The namespaces that a commit of it at `now_ms` may bring writes to beside those that are held; `None` among them:
+    /// any.
+    pub(crate) fn strays(&self, id: &TransactionId, now_ms: u64) -> BTreeSet<Option<Namespace>> {
+        self.open().strays.brought_by(id, now_ms)
+    }
+
+    /// It was aborted: what was given up of it is not to come.
+    pub(crate) fn aborted(&self, id: &TransactionId) {
+        self.open().strays.forget(id, strays::Ended::This);
     }
 
     /// Takes out the transactions that nobody has added to for too long.
@@ -183,8 +178,18 @@ impl Transactions {
         let mut open = self.open();
         let idle = |transaction: &Transaction| now_ms.saturating_sub(transaction.seen_ms);
         let sessions = open.sessions.iter().filter(|(_, open)| idle(open) > self.idle_ms_max);
-        let sessions: Vec<Vec<u8>> = sessions.map(|(session, _)| session.clone()).collect();
-        sessions.iter().map(|session| open.remove(session)).collect()
+        let ids: Vec<TransactionId> = sessions
+            .map(|(session, open)| TransactionId { session: session.clone(), number: open.number })
+            .collect();
+        let mut given_up = Vec::new();
+        for id in ids {
+            let writes = open.remove(&id.session);
+            let effects = writes.iter().flat_map(|held| &held.effects);
+            let namespaces = effects.map(|effect| effect.target.ns.clone()).collect();
+            open.strays.give_up(&id, namespaces, now_ms);
+            given_up.push(writes);
+        }
+        given_up
     }
 
     fn take(&self, session: &[u8], is_meant: impl Fn(i64) -> bool) -> Vec<Held> {

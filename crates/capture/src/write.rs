@@ -306,10 +306,11 @@ impl Write {
         let operation_time = operation_time(body);
         //= 251 with this label: not committed; without it, unknown (wire-facts.md section 7)
         let aborted = if ok { end == End::Abort } else { has_label(body, TRANSIENT) };
-        let strays = self.capture.transactions.strays(at_ms);
+        let strays = self.capture.transactions.strays(&id, at_ms);
         let writes = self.capture.transactions.end(&id);
         let clear = ok && first && strays.is_empty() && field(body, "writeConcernError").is_none();
         if aborted {
+            self.capture.transactions.aborted(&id);
             writes.into_iter().for_each(|held| ended.close(held));
         } else if clear && self.detail == Detail::Statements && may_be_one(&writes) {
             ended.one_entry(writes, operation_time, at_ms);

@@ -9,6 +9,7 @@ use record::{Doubt, Effect, Entry, Mark, Namespace, Op, Record, RecordKind, Targ
 use super::Detail;
 use crate::Capture;
 use crate::contention::Ticket;
+use crate::counters::Kind;
 use crate::transactions::{Held, by_namespace, bytes};
 use crate::unmarked::Unmarked;
 
@@ -194,8 +195,14 @@ fn is_small(effect: &Effect) -> bool {
 pub(super) fn may_be_one(writes: &[Held]) -> bool {
     let known =
         |effect: &Effect| matches!(effect.target.touch, Touch::Key(_)) && effect.op.is_some() && effect.n > 0;
+    // Where it found the document as it was to become, it has written nothing and met no conflict; its reply does not
+    // say so (seen on 6.0.5).
+    let may_be_idle = |held: &Held| {
+        held.kind == Kind::FindAndModify && held.effects.iter().any(|effect| effect.modified > 0)
+    };
     let certain = |held: &Held| {
-        held.mark.is_some()
+        !may_be_idle(held)
+            && held.mark.is_some()
             && held.doubt.is_none()
             && held.effects.iter().all(known)
             && !held.ticket.contended()

@@ -35,8 +35,9 @@ fn coarse_commands() {
         {"op": "i", "ns": "shop.a", "o": {"_id": 1}}, {"op": "d", "ns": "shop.a", "o": {"_id": 2}},
         {"op": "c", "ns": "blog.$cmd", "o": {"drop": "b"}}, {"op": "i", "ns": "local.x", "o": {}},
         {"op": "c", "ns": "admin.$cmd", "o": {"applyOps": [{"op": "u", "ns": "deep.c", "o": {}}]}},
+        {"op": "c", "ns": "news.b", "o": {"drop": "b"}},
     ], "$db": "admin"};
-    check(ops, &["deep.c *", "shop.a *", "blog **"]);
+    check(ops, &["deep.c *", "shop.a *", "blog **", "news **"]);
     check(rawdoc! {"inventNew": 1}, &["shop **"]);
 
     let pipeline = |stage: RawDocumentBuf| rawdoc! {"aggregate": "items", "pipeline": [{"$match": {}}, stage], "cursor": {}};
@@ -92,8 +93,17 @@ fn collections_that_stand_for_others() {
     check(&rawdoc! {"drop": "system.views"}, &done, &["shop **"], &["dropped", "shop **"]);
     let ops = rawdoc! {"applyOps": [{"op": "d", "ns": "shop.system.views", "o": {"_id": 1}}], "$db": "admin"};
     check(&ops, &rawdoc! {"applied": 1, "results": [true], "ok": 1.0}, &["shop **"], &["coarse", "shop **"]);
-    let repair = rawdoc! {"validate": "items", "repair": true};
-    check(&repair, &rawdoc! {"repaired": true, "ok": 1.0}, &["shop.items *"], &["coarse", "shop.items *"]);
+    let repairs: [bson::raw::RawBson; 6] =
+        [true.into(), 0.5.into(), f64::NAN.into(), "".into(), rawdoc! {}.into(), (-1).into()];
+    for repair in repairs {
+        let repair = rawdoc! {"validate": "items", "repair": repair};
+        check(
+            &repair,
+            &rawdoc! {"repaired": true, "ok": 1.0},
+            &["shop.items *"],
+            &["coarse", "shop.items *"],
+        );
+    }
     let rename = rawdoc! {"internalRenameIfOptionsAndIndexesMatch": 1, "from": "shop.a", "to": "shop.b", "$db": "admin"};
     check(&rename, &done, &["shop.a *", "shop.b *"], &["dropped", "shop.a *", "shop.b *"]);
 }

@@ -83,6 +83,8 @@ fn what_is_not_captured() {
         rawdoc! {"createSearchIndexes": "items", "indexes": [], "$db": "other"},
         rawdoc! {"inventNew": 1, "$db": "other"},
         rawdoc! {"validate": "items"},
+        rawdoc! {"validate": "items", "repair": false},
+        rawdoc! {"validate": "items", "repair": bson::raw::RawBson::Null},
         rawdoc! {"getMore": 5_i64, "collection": "items"},
         rawdoc! {"commitTransaction": 1, "$db": "admin"},
     ];

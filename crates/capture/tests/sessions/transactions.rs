@@ -138,10 +138,23 @@ fn are_in_doubt_unless_everything_is_known() {
     let other = write(&session, &insert(&[rawdoc! {"_id": 2}]), 3);
     assert_eq!(commit(3), BOTH);
     assert_eq!(told(&other.outcome(&ok1(), NOW))[0], "contended 3");
+    // Found as it was to become: nothing was written, so it met no conflict, and the reply does not say so.
+    let found = |last: RawDocumentBuf| {
+        with(&rawdoc! {"lastErrorObject": last}, &rawdoc! {"value": {"_id": 2, "a": 1}, "ok": 1.0})
+    };
+    let modify = |fields: RawDocumentBuf| find_and_modify(&with(&rawdoc! {"query": {"_id": 2}}, &fields));
+    let set = || rawdoc! {"update": {"$set": {"a": 1}}};
+    one(modify(set()), found(rawdoc! {"n": 1, "updatedExisting": true}), 5);
+    assert_eq!(commit(5)[0], "transaction 9");
+    one(modify(rawdoc! {"remove": true}), found(rawdoc! {"n": 1}), 6);
+    assert_eq!(commit(6)[0], "one transaction 9");
+    let upsert = with(&set(), &rawdoc! {"upsert": true});
+    one(modify(upsert), found(rawdoc! {"n": 1, "updatedExisting": false, "upserted": 2}), 7);
+    assert_eq!(commit(7)[0], "one transaction 9");
     // Alone, and known.
-    hold(&session, 1, 4, 1);
-    one(update(rawdoc! {"_id": 2}), rawdoc! {"n": 1, "nModified": 1, "ok": 1.0}, 4);
-    assert_eq!(commit(4)[0], "one transaction 1");
+    hold(&session, 1, 8, 1);
+    one(update(rawdoc! {"_id": 2}), rawdoc! {"n": 1, "nModified": 1, "ok": 1.0}, 8);
+    assert_eq!(commit(8)[0], "one transaction 1");
 }
 
 /// wire-facts 7: a higher number ends the older transaction.
@@ -176,6 +189,65 @@ fn are_orphans_when_nobody_ends_them() {
     assert!(capture.abandoned(NOW + 80_000).is_empty());
 }
 
+/// mongod's reaper comes late, and a commit does not look at the transaction's age: one that was given up may be committed.
+#[test]
+fn that_were_given_up_may_still_be_committed() {
+    let ok = rawdoc! {"ok": 1.0};
+    let capture = capture();
+    let session = session(&capture);
+    let later = NOW + 3_600_000;
+    let give_up = |number| {
+        hold(&session, 1, number, 1);
+        assert_eq!(capture.abandoned(later).len(), 1);
+    };
+    let end_at = |name: &str, number, answer: &RawDocumentBuf| {
+        let write = end(&session, name, number).expect("a transaction that was given up");
+        drop(write.outcome(&reply(answer), later));
+        capture.take_missed()
+    };
+    give_up(5);
+    assert!(end(&session, "commitTransaction", 4).is_none());
+    assert_eq!(end_at("commitTransaction", 5, &ok), missed(&["shop.items"]));
+    give_up(6);
+    assert_eq!(end_at("commitTransaction", 6, &rawdoc! {"ok": 0.0, "code": 256}), missed(&["shop.items"]));
+    give_up(7);
+    assert!(end_at("abortTransaction", 7, &ok).is_empty());
+    assert!(end(&session, "commitTransaction", 7).is_none());
+    give_up(8);
+    hold(&session, 2, 9, 2);
+    assert!(end(&session, "commitTransaction", 8).is_none(), "the session has gone on");
+    // Only a part of it was given up.
+    assert_eq!(capture.abandoned(later).len(), 1);
+    assert!(statement(&session, 3, 9, 3).outcome(&ok1(), later).appends.is_empty());
+    assert_eq!(ended(&session, "commitTransaction", 9, &ok)[0], "transaction 3");
+    assert_eq!(capture.take_missed(), missed(&["shop.items"]));
+}
+
+/// With too many to remember each, the namespaces of the oldest are of any session.
+#[test]
+fn that_were_given_up_are_bounded() {
+    let capture = Capture::new(Config { strays_max: 2, ..Config::default() });
+    let session = session(&capture);
+    let of = |session: u8, name: &str| {
+        let id = Binary { subtype: BinarySubtype::Uuid, bytes: vec![session; 16] };
+        let fields = rawdoc! {"lsid": {"id": id}, "txnNumber": 1_i64, "autocommit": false};
+        let insert = with(&rawdoc! {"insert": name}, &rawdoc! {"documents": [{"_id": 1}]});
+        (with(&insert, &fields), with(&rawdoc! {"commitTransaction": 1, "$db": "admin"}, &fields))
+    };
+    for (number, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        drop(write(&session, &of(number, name).0, 1).outcome(&ok1(), NOW));
+        assert_eq!(capture.abandoned(NOW + 80_000).len(), 1);
+    }
+    let mut commit = session.request(&request(&of(9, "x").1)).unwrap();
+    commit.mark(NOW + 80_000);
+    drop(commit.outcome(&reply(&rawdoc! {"ok": 1.0}), NOW + 80_000));
+    assert_eq!(capture.take_missed(), missed(&["shop.a"]));
+    let mut commit = session.request(&request(&of(3, "c").1)).unwrap();
+    commit.mark(NOW + 3_600_000);
+    drop(commit.outcome(&reply(&rawdoc! {"ok": 1.0}), NOW + 3_600_000));
+    assert_eq!(capture.take_missed(), missed(&["shop.c"]));
+}
+
 /// What is done about the orphan may be done before a commit brings the write after all.
 #[test]
 fn a_lost_statement_may_still_be_committed() {
@@ -191,8 +263,9 @@ fn a_lost_statement_may_still_be_committed() {
     assert!(ended(&session, "commitTransaction", 5, &ok).is_empty());
     assert_eq!(capture.take_missed(), missed(&["shop.items"]));
     // By then the server has given it up.
-    let late = end(&session, "commitTransaction", 6).unwrap();
-    drop(late.outcome(&reply(&ok), NOW + 100_000));
+    let mut late = end(&session, "commitTransaction", 6).unwrap();
+    late.mark(NOW + 200_000);
+    drop(late.outcome(&reply(&ok), NOW + 200_000));
     assert!(capture.take_missed().is_empty());
     assert!(end(&session, "commitTransaction", 5).is_none());
 }
