@@ -146,6 +146,13 @@ impl Capture {
         }
     }
 
+    /// The same of a write to a namespace that nobody knows.
+    pub(crate) fn note_anywhere(&self) {
+        if !(self.note)(None) {
+            self.missing().everything = true;
+        }
+    }
+
     /// The writes that went to mongod without a mark.
     pub fn unrecorded(&self) -> Unrecorded {
         self.unrecorded.read()

@@ -120,6 +120,15 @@ impl Transactions {
         }
     }
 
+    /// It was heard of at `now_ms`.
+    pub(crate) fn seen(&self, id: &TransactionId, now_ms: u64) {
+        if let Some(transaction) = self.open().sessions.get_mut(&id.session)
+            && transaction.number == id.number
+        {
+            transaction.seen_ms = transaction.seen_ms.max(now_ms);
+        }
+    }
+
     /// How many commits and aborts of it were sent.
     pub(crate) fn ends_asked(&self, id: &TransactionId) -> u32 {
         let open = self.open();

@@ -2,6 +2,7 @@
 //!
 //! - the namespaces are noted before the write leaves (see [`crate::Note`]): so nothing is lost with the process
 //! - until its end, however that comes, the write counts as under way: nobody may take its note for dealt with
+//! - so goes a commit that may bring writes which are not held (`strays.rs`)
 //! - at its end its namespaces are missed, not before: a comparison that began meanwhile has to begin again
 
 use std::collections::BTreeSet;
@@ -54,6 +55,22 @@ impl Unmarked {
         capture.unrecorded.began.fetch_add(1, Ordering::SeqCst);
         namespaces.iter().for_each(|ns| capture.note(ns));
         Unmarked { capture: Arc::clone(capture), namespaces, anywhere: false }
+    }
+
+    /// A commit that may bring these writes, `None` among them: to any namespace.
+    pub(crate) fn bringing(capture: &Arc<Capture>, strays: BTreeSet<Option<Namespace>>) -> Unmarked {
+        let anywhere = strays.contains(&None);
+        let mut unmarked = Unmarked::begin(capture, strays.into_iter().flatten().collect());
+        if anywhere {
+            capture.note_anywhere();
+        }
+        unmarked.anywhere = anywhere;
+        unmarked
+    }
+
+    /// Whether its end raises this namespace, `None`: any.
+    pub(crate) fn raises(&self, ns: Option<&Namespace>) -> bool {
+        self.anywhere || ns.is_some_and(|ns| self.namespaces.contains(ns))
     }
 
     /// One whose mark names no namespace: at its end everything is missed. The mark stands for its note.

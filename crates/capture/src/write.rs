@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bson::Timestamp;
 use bson::raw::{RawBsonRef, RawDocument};
-use record::{Doubt, Effect, Mark};
+use record::{Doubt, Effect, Mark, Namespace};
 use wire::OpMsg;
 
 use crate::Capture;
@@ -94,8 +94,22 @@ impl Write {
     pub fn mark(&mut self, at_ms: u64) -> Option<Vec<u8>> {
         self.marked_ms = at_ms;
         match self.job {
-            Job::End(_) | Job::Unreadable | Job::NotReplicated(_) => None,
+            Job::End(end) => {
+                self.ends_transaction(end);
+                None
+            }
+            Job::Unreadable | Job::NotReplicated(_) => None,
             _ => Some(self.mark_record().encode()),
+        }
+    }
+
+    /// A commit or an abort is about to leave. What the first may bring beside the held writes is noted.
+    fn ends_transaction(&mut self, end: End) {
+        let Some(id) = &self.transaction else { return };
+        self.capture.transactions.seen(id, self.marked_ms);
+        let strays = self.capture.transactions.strays(id, self.marked_ms);
+        if end == End::Commit && !strays.is_empty() {
+            self.unmarked = Some(Unmarked::bringing(&self.capture, strays));
         }
     }
 
@@ -160,6 +174,10 @@ impl Write {
 
     /// There was no reply, and the fence behind it is answered: the write has ended, somehow.
     pub fn unacknowledged(mut self, at_ms: u64) -> Ended {
+        if let Job::End(_) = self.job {
+            // The writes are held still; what a commit may have brought beside them is missed with `self`.
+            return Ended::new(&self.capture, self.detail);
+        }
         // A server closes on what it cannot inflate: this one has read it.
         if let Job::Anywhere(_) | Job::Packed = self.job {
             self.missed_everything(at_ms);
@@ -182,7 +200,10 @@ impl Write {
                 if let Some(id) = &self.transaction {
                     self.capture.transactions.moved(id, &self.via);
                 }
-                None
+                // It is the commit that may still run: what it brings is missed when its connection has gone.
+                let mark_record = Mark { in_transaction: false, ..self.mark_record() };
+                let unmarked = Some(self.unmarked?);
+                Some(Orphan { mark: None, mark_record, unmarked, ticket: self.ticket })
             }
             (Job::Unreadable, _) => None,
             (Job::NotReplicated(_), _) => {
@@ -292,14 +313,15 @@ impl Write {
     }
 
     /// The reply to a commit or an abort.
-    fn transaction_ended(self, end: End, body: Option<&RawDocument>, at_ms: u64) -> Ended {
+    fn transaction_ended(mut self, end: End, body: Option<&RawDocument>, at_ms: u64) -> Ended {
         let mut ended = Ended::new(&self.capture, self.detail);
-        let (Some(id), Some(body)) = (self.transaction, body) else { return ended };
+        let (Some(id), Some(body)) = (self.transaction.take(), body) else { return ended };
         let ok = flag(body, "ok");
         //= 251 no such transaction, 256 committed, 225 a newer one began: over, however (wire-facts.md section 7)
         let over = ok || integer(body, "code").is_some_and(|code| TRANSACTION_OVER.contains(&code));
         if !over {
-            return ended; // open still, or unknown: a repeated commit tells, or it is given up
+            // Open still, or unknown: a repeated commit tells, or it is given up.
+            return ended;
         }
         //= a later commit's reply does not say when the first one has done it (wire-facts.md section 7)
         let first = self.capture.transactions.ends_asked(&id) == 1;
@@ -311,6 +333,7 @@ impl Write {
         let clear = ok && first && strays.is_empty() && field(body, "writeConcernError").is_none();
         if aborted {
             self.capture.transactions.aborted(&id);
+            self.unmarked.take().into_iter().for_each(Unmarked::did_nothing);
             writes.into_iter().for_each(|held| ended.close(held));
         } else if clear && self.detail == Detail::Statements && may_be_one(&writes) {
             ended.one_entry(writes, operation_time, at_ms);
@@ -320,7 +343,10 @@ impl Write {
                 ended.entry(held, Some(Doubt::Transaction), operation_time, at_ms);
             }
         }
-        for stray in strays.into_iter().filter(|_| !aborted) {
+        let raised = |ns: &Option<Namespace>| {
+            self.unmarked.as_ref().is_some_and(|unmarked| unmarked.raises(ns.as_ref()))
+        };
+        for stray in strays.into_iter().filter(|ns| !aborted && !raised(ns)) {
             match stray {
                 Some(ns) => self.capture.missed(&ns),
                 None => self.capture.missed_everything(),

@@ -17,12 +17,16 @@ fn hold(session: &Session, id: i32, number: i64, lsn: u64) {
 }
 
 fn end(session: &Session, name: &str, number: i64) -> Option<Write> {
+    end_at(session, name, number, NOW)
+}
+
+fn end_at(session: &Session, name: &str, number: i64, now_ms: u64) -> Option<Write> {
     let body = with(
         &[(<&bson::raw::CStr>::try_from(name).unwrap(), 1)].into_iter().collect(),
         &with(&fields(number), &rawdoc! {"$db": "admin"}),
     );
     let mut write = session.request(&request(&body))?;
-    assert!(write.mark(NOW).is_none());
+    assert!(write.mark(now_ms).is_none());
     Some(write)
 }
 
@@ -200,18 +204,21 @@ fn that_were_given_up_may_still_be_committed() {
         hold(&session, 1, number, 1);
         assert_eq!(capture.abandoned(later).len(), 1);
     };
-    let end_at = |name: &str, number, answer: &RawDocumentBuf| {
-        let write = end(&session, name, number).expect("a transaction that was given up");
+    let ended_late = |name: &str, number, answer: &RawDocumentBuf| {
+        let write = end_at(&session, name, number, later).expect("a transaction that was given up");
         drop(write.outcome(&reply(answer), later));
         capture.take_missed()
     };
     give_up(5);
     assert!(end(&session, "commitTransaction", 4).is_none());
-    assert_eq!(end_at("commitTransaction", 5, &ok), missed(&["shop.items"]));
+    assert_eq!(ended_late("commitTransaction", 5, &ok), missed(&["shop.items"]));
     give_up(6);
-    assert_eq!(end_at("commitTransaction", 6, &rawdoc! {"ok": 0.0, "code": 256}), missed(&["shop.items"]));
+    assert_eq!(
+        ended_late("commitTransaction", 6, &rawdoc! {"ok": 0.0, "code": 256}),
+        missed(&["shop.items"])
+    );
     give_up(7);
-    assert!(end_at("abortTransaction", 7, &ok).is_empty());
+    assert!(ended_late("abortTransaction", 7, &ok).is_empty());
     assert!(end(&session, "commitTransaction", 7).is_none());
     give_up(8);
     hold(&session, 2, 9, 2);
@@ -257,17 +264,60 @@ fn a_lost_statement_may_still_be_committed() {
     assert!(end(&session, "commitTransaction", 5).is_none());
     let orphan = statement(&session, 1, 5, 1).orphan(Lost::ServerClosed).unwrap();
     assert!(orphan.mark_record.in_transaction);
-    assert!(ended(&session, "commitTransaction", 5, &rawdoc! {"ok": 0.0, "code": 91}).is_empty());
     assert!(ended(&session, "abortTransaction", 4, &ok).is_empty());
+    assert!(capture.take_missed().is_empty());
+    assert!(ended(&session, "commitTransaction", 5, &rawdoc! {"ok": 0.0, "code": 91}).is_empty());
+    assert_eq!(capture.take_missed(), missed(&["shop.items"]), "it may be committed");
     assert!(capture.take_missed().is_empty());
     assert!(ended(&session, "commitTransaction", 5, &ok).is_empty());
     assert_eq!(capture.take_missed(), missed(&["shop.items"]));
     // By then the server has given it up.
-    let mut late = end(&session, "commitTransaction", 6).unwrap();
-    late.mark(NOW + 200_000);
+    let late = end_at(&session, "commitTransaction", 6, NOW + 200_000).unwrap();
     drop(late.outcome(&reply(&ok), NOW + 200_000));
     assert!(capture.take_missed().is_empty());
     assert!(end(&session, "commitTransaction", 5).is_none());
+}
+
+/// What a commit may bring is noted before it leaves, and missed whatever ends it; not before it can run no more.
+#[test]
+fn a_commit_without_a_reply_may_bring_lost_statements() {
+    let noted = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let notes = Arc::clone(&noted);
+    let note = move |ns: Option<&Namespace>| {
+        notes.lock().unwrap().push(ns.map(ToString::to_string));
+        true
+    };
+    let capture = Capture::noting(Config::default(), Box::new(note));
+    let session = session(&capture);
+    drop(statement(&session, 1, 5, 1).orphan(Lost::ServerClosed).unwrap());
+    let abort = end(&session, "abortTransaction", 5).unwrap();
+    assert!(noted.lock().unwrap().is_empty());
+    drop(abort.never_sent(NOW));
+
+    let commit = || end(&session, "commitTransaction", 5).unwrap();
+    let first = commit();
+    assert_eq!(*noted.lock().unwrap(), [Some("shop.items".to_owned())]);
+    let orphan = first.orphan(Lost::Broken).unwrap();
+    assert_eq!((orphan.mark, orphan.mark_record.in_transaction), (None, false));
+    assert_eq!(capture.unrecorded().under_way, 1);
+    assert!(capture.take_missed().is_empty());
+    drop(orphan);
+    assert_eq!(capture.unrecorded().under_way, 0);
+    assert_eq!(capture.take_missed(), missed(&["shop.items"]));
+
+    drop(commit().unacknowledged(NOW));
+    assert_eq!(capture.take_missed(), missed(&["shop.items"]));
+    drop(commit().outcome(b"no reply", NOW));
+    assert_eq!(capture.take_missed(), missed(&["shop.items"]));
+    drop(commit().never_sent(NOW));
+    assert!(capture.take_missed().is_empty());
+
+    capture.missed_everything_before(NOW);
+    capture.take_missed();
+    noted.lock().unwrap().clear();
+    drop(commit().orphan(Lost::Broken).unwrap());
+    assert!(noted.lock().unwrap().contains(&None));
+    assert!(capture.take_missed().everything);
 }
 
 /// A driver commits again after a restart of the proxy; the transaction is the server's, not a connection's.
