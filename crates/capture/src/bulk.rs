@@ -7,7 +7,7 @@
 //! - results that are left to a `getMore` are not waited for: what the first reply does not name is in doubt
 //! - an inserted document without `_id` is followed by its namespace: no driver sends one
 //! - with an operation that we cannot read, or that the server changes on its way (encryption), all of it is followed
-//!   by the namespaces that it names
+//!   by the namespaces that it names; so with more of these than anybody needs
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,7 +17,7 @@ use record::{Doubt, Effect, Key, Namespace, Target, Touch};
 use wire::OpMsg;
 
 use crate::Config;
-use crate::coarse::{self, Place};
+use crate::coarse::{self, Gathered, Place};
 use crate::outcome::{BEFORE_DOCUMENTS, Counted, Verdict};
 use crate::read::{array, count, document, field, flag, integer, number, text};
 use crate::statement::{Statement, Variables, key};
@@ -62,19 +62,22 @@ struct Told {
 }
 
 impl Bulk {
-    /// `None`: a namespace cannot be read, so it may be any. Operations over what `config` leaves out stay in their
+    /// `None`: a namespace cannot be read, or there are too many, so it may be any. Operations over what `config` leaves out stay in their
     /// place: an ordered command ends with the first that fails.
     pub(crate) fn read(message: &OpMsg<'_>, config: &Config) -> Option<Read> {
         let body = message.body();
         let mut namespaces = Vec::new();
-        let mut places = BTreeSet::new();
+        let mut places = Gathered::default();
         let mut by_places = false;
         for info in documents(message, "nsInfo") {
             let (info, ns) = (info?, Namespace::parse(text(info?, "ns")?));
             by_places |= coarse::stands_for_another(ns.coll()) || coarse::is_encrypted(info);
-            places.extend(coarse::of_encryption(ns.db(), info).into_iter().flatten());
-            places.insert(Place::named(ns.db(), ns.coll()));
-            namespaces.push(ns);
+            coarse::add_encryption(&mut places, ns.db(), info);
+            places.add(Place::named(ns.db(), ns.coll()));
+            by_places |= namespaces.len() == coarse::PLACES_MAX;
+            if !by_places {
+                namespaces.push(ns);
+            }
         }
         let variables = Variables::of(body);
         let operation = |op: Option<&RawDocument>| {
@@ -101,7 +104,7 @@ impl Bulk {
                 ordered: field(body, "ordered").and_then(number) != Some(0),
                 errors_only: flag(body, "errorsOnly"),
             }),
-            None => Read::Places(places),
+            None => Read::Places(places.places()?),
         })
     }
 

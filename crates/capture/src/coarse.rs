@@ -36,11 +36,45 @@ impl Place {
         Place::named(name.db(), name.coll())
     }
 
+    fn database(self) -> Place {
+        match self {
+            Place::Collection(ns) => Place::Database(Namespace::new(ns.db(), "")),
+            database @ Place::Database(_) => database,
+        }
+    }
+
     pub(crate) fn target(self) -> Target {
         match self {
             Place::Collection(ns) => Target::new(ns, Touch::Namespace),
             Place::Database(ns) => Target::new(ns, Touch::Database),
         }
+    }
+}
+
+/// Places as they are found in what anybody may have sent: at most [`PLACES_MAX`]. With more, their databases; with more
+/// of those, any.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    places: BTreeSet<Place>,
+    databases_only: bool,
+    too_many: bool,
+}
+
+impl Gathered {
+    pub(crate) fn add(&mut self, place: Place) {
+        if self.too_many {
+            return;
+        }
+        self.places.insert(if self.databases_only { place.database() } else { place });
+        if self.places.len() > PLACES_MAX && !self.databases_only {
+            self.databases_only = true;
+            self.places = std::mem::take(&mut self.places).into_iter().map(Place::database).collect();
+        }
+        self.too_many = self.places.len() > PLACES_MAX;
+    }
+
+    pub(crate) fn places(self) -> Places {
+        (!self.too_many).then_some(self.places)
     }
 }
 
@@ -55,16 +89,16 @@ pub(crate) fn is_encrypted(command: &RawDocument) -> bool {
     field(command, "encryptionInformation").is_some()
 }
 
-/// Where such a write goes beside its own collection; `None`: it is none, or says nothing that we can read.
-pub(crate) fn of_encryption(db: &str, command: &RawDocument) -> Option<BTreeSet<Place>> {
-    let information = document(command, "encryptionInformation")?;
-    let schemas = document(information, "schema").into_iter().flat_map(|all| all.iter().flatten());
-    let mut places = BTreeSet::new();
+/// Where such a write goes beside its own collection, as far as we can read.
+pub(crate) fn add_encryption(places: &mut Gathered, db: &str, command: &RawDocument) {
+    let information = document(command, "encryptionInformation");
+    let schemas = information.and_then(|it| document(it, "schema"));
+    let schemas = schemas.into_iter().flat_map(|all| all.iter().flatten());
     for schema in schemas.filter_map(|(_, schema)| schema.as_document()) {
         let state = ["escCollection", "eccCollection", "ecocCollection"];
-        places.extend(state.into_iter().filter_map(|it| Some(Place::named(db, text(schema, it)?))));
+        let state = state.into_iter().filter_map(|it| text(schema, it));
+        state.for_each(|coll| places.add(Place::named(db, coll)));
     }
-    Some(places)
 }
 
 /// What the command may write. An empty set: nothing.
@@ -86,9 +120,9 @@ pub(crate) fn places(command: Coarse, db: &str, body: &RawDocument) -> Places {
         Coarse::CloneAsCapped => one(Place::named(db, text(body, "toCollection").unwrap_or_default())),
         Coarse::MapReduce => map_reduce(db, field(body, "out")),
         Coarse::ApplyOps => {
-            let mut places = BTreeSet::new();
+            let mut places = Gathered::default();
             apply_ops(named?.as_array()?, &mut places, NESTED_MAX)?;
-            Some(places)
+            places.places()
         }
     }
 }
@@ -171,7 +205,7 @@ fn one(place: Place) -> Places {
 }
 
 /// `[{op, ns, o}]`; a command (`op: "c"`) may name its collection in `o`, so all of its database counts.
-fn apply_ops(ops: &RawArray, places: &mut BTreeSet<Place>, nested_left: usize) -> Option<()> {
+fn apply_ops(ops: &RawArray, places: &mut Gathered, nested_left: usize) -> Option<()> {
     for op in ops {
         let op = op.ok()?.as_document()?;
         // A collection's uuid counts for more than the name beside it (seen on 6.0.5).
@@ -180,7 +214,7 @@ fn apply_ops(ops: &RawArray, places: &mut BTreeSet<Place>, nested_left: usize) -
         }
         let ns = Namespace::parse(text(op, "ns")?);
         if text(op, "op")? != "c" {
-            places.insert(Place::named(ns.db(), ns.coll()));
+            places.add(Place::named(ns.db(), ns.coll()));
             continue;
         }
         let command = document(op, "o")?;
@@ -189,14 +223,16 @@ fn apply_ops(ops: &RawArray, places: &mut BTreeSet<Place>, nested_left: usize) -
         }
         // A rename names both of its sides in full.
         for name in ["renameCollection", "to"].into_iter().filter_map(|name| text(command, name)) {
-            places.insert(Place::parse(name));
+            places.add(Place::parse(name));
         }
-        places.insert(Place::Database(Namespace::new(ns.db(), "")));
+        places.add(Place::Database(Namespace::new(ns.db(), "")));
     }
     Some(())
 }
 
 /// `applyOps` inside `applyOps`: the server refuses more than a few.
 const NESTED_MAX: usize = 8;
+/// What one command may name: each takes some hundred bytes, and may be five in the message.
+pub(crate) const PLACES_MAX: usize = 1_000;
 const BUCKETS: &str = "system.buckets.";
 const VIEWS: &str = "system.views";

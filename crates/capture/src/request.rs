@@ -8,7 +8,7 @@ use record::{Namespace, Op};
 use wire::{Flags, Header, OpCode, OpMsg};
 
 use crate::bulk::{self, Bulk};
-use crate::coarse::{self, Place};
+use crate::coarse::{self, Gathered, Place};
 use crate::commands::{Coarse, Command, End};
 use crate::counters::Kind;
 use crate::outcome::{Batch, Job, Refusals};
@@ -136,8 +136,13 @@ impl Session {
                         self.coarse([Place::named(db, coll)], refusals(command))?
                     }
                     Some(coll) if coarse::is_encrypted(body) => {
-                        let state = coarse::of_encryption(db, body).into_iter().flatten();
-                        self.coarse(state.chain([Place::named(db, coll)]), Refusals::Several)?
+                        let mut places = Gathered::default();
+                        places.add(Place::named(db, coll));
+                        coarse::add_encryption(&mut places, db, body);
+                        match places.places() {
+                            Some(places) => self.coarse(places, Refusals::Several)?,
+                            None => Job::Anywhere(Refusals::Several),
+                        }
                     }
                     Some(coll) if command == Command::FindAndModify => {
                         let ns = self.captured(db, coll)?;

@@ -248,13 +248,14 @@ pub(crate) fn touch_bytes(touch: &Touch) -> usize {
 /// The same effects, coarser: one per namespace.
 pub(crate) fn by_namespace(effects: &[Effect]) -> Vec<Effect> {
     let mut coarse: Vec<Effect> = Vec::new();
+    let mut seen = BTreeSet::new();
     for effect in effects {
         let touch = match effect.target.touch {
             Touch::Database => Touch::Database,
             _ => Touch::Namespace,
         };
-        let target = Target::new(effect.target.ns.clone(), touch);
-        if !coarse.iter().any(|other| other.target == target) {
+        if seen.insert((&effect.target.ns, touch == Touch::Database)) {
+            let target = Target::new(effect.target.ns.clone(), touch);
             coarse.push(Effect { target, op: None, n: 0, modified: 0 });
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bson::Timestamp;
 use bson::raw::{RawBsonRef, RawDocument};
-use record::{Doubt, Effect, Mark, Namespace};
+use record::{Doubt, Effect, Mark, Namespace, Target};
 use wire::OpMsg;
 
 use crate::Capture;
@@ -245,7 +245,7 @@ impl Write {
 
     fn mark_record(&self) -> Mark {
         let mut targets = self.job.targets();
-        if targets.iter().map(|target| touch_bytes(&target.touch)).sum::<usize>() > MARK_BYTES_MAX {
+        if targets.iter().map(mark_bytes).sum::<usize>() > MARK_BYTES_MAX {
             let effect = |target| Effect { target, op: None, n: 0, modified: 0 };
             let effects: Vec<Effect> = targets.into_iter().map(effect).collect();
             targets = by_namespace(&effects).into_iter().map(|effect| effect.target).collect();
@@ -356,6 +356,11 @@ impl Write {
     }
 }
 
+/// What a target takes in a mark, roughly.
+fn mark_bytes(target: &Target) -> usize {
+    target.ns.as_str().len() + touch_bytes(&target.touch)
+}
+
 fn has_label(body: &RawDocument, label: &str) -> bool {
     let labels = array(body, "errorLabels").into_iter().flatten().flatten();
     labels.filter_map(RawBsonRef::as_str).any(|it| it == label)
@@ -365,7 +370,7 @@ fn operation_time(body: &RawDocument) -> Option<Timestamp> {
     field(body, "operationTime").and_then(RawBsonRef::as_timestamp)
 }
 
-/// Keys and filters in one mark, in bytes; beyond it the mark says their namespaces.
+/// Names, keys and filters in one mark, in bytes; beyond it the mark says their namespaces.
 const MARK_BYTES_MAX: usize = 64 << 10;
 const TRANSIENT: &str = "TransientTransactionError";
 const TRANSACTION_OVER: &[i64] = &[225, 251, 256];

@@ -59,6 +59,45 @@ fn coarse_commands() {
     self::check(&body, &answer, &["shop.b *"], &["command_failed", "shop.b *"]);
 }
 
+/// What a message names is not kept name by name: some are five bytes there, and hundreds here.
+#[test]
+fn more_names_than_anybody_needs() {
+    let check = |body: &RawDocumentBuf, expected: &[&str]| {
+        let capture = Capture::new(Config::default());
+        let (mark, write) = marked(&session(&capture), &request(body), 9).unwrap();
+        assert_eq!(targets(&mark.targets), expected);
+        drop(write.outcome(&reply(&rawdoc! {"ok": 1.0}), NOW));
+        assert_eq!(capture.take_missed().everything, expected.is_empty());
+    };
+    let bodies = |name: &dyn Fn(usize) -> String| {
+        let (mut ops, mut infos) = (bson::RawArrayBuf::new(), bson::RawArrayBuf::new());
+        for nth in 0..5_000 {
+            ops.push(rawdoc! {"op": "i", "ns": name(nth), "o": {"_id": 1}});
+            infos.push(rawdoc! {"ns": name(nth)});
+        }
+        let one = rawdoc! {"insert": 0, "document": {"_id": 1}};
+        let bulk = rawdoc! {"bulkWrite": 1, "ops": [one], "nsInfo": infos, "$db": "admin"};
+        [rawdoc! {"applyOps": ops, "$db": "admin"}, bulk]
+    };
+    for body in bodies(&|nth| format!("{}.c{nth}", if nth % 2 == 0 { "shop" } else { "blog" })) {
+        check(&body, &["blog **", "shop **"]);
+    }
+    for body in bodies(&|nth| format!("db{nth}.c")) {
+        check(&body, &[]);
+    }
+    // Each name takes its place in the mark, also where it says no more.
+    let long = "x".repeat(200);
+    let mut infos = bson::RawArrayBuf::new();
+    let mut ops = bson::RawArrayBuf::new();
+    (0..2).for_each(|nth| infos.push(rawdoc! {"ns": format!("shop.{long}{nth}")}));
+    (0..1_000)
+        .for_each(|nth| ops.push(rawdoc! {"delete": nth % 2, "filter": {"$where": "true"}, "multi": true}));
+    let bulk = rawdoc! {"bulkWrite": 1, "ops": ops, "nsInfo": infos, "$db": "admin"};
+    let names = [format!("shop.{long}0 *"), format!("shop.{long}1 *")];
+    let (mark, _) = marked(&session(&Capture::new(Config::default())), &request(&bulk), 9).unwrap();
+    assert_eq!(targets(&mark.targets), names);
+}
+
 /// Seen on 6.0.5: the second operation fails with a code that would mean "there is no such collection", and the first
 /// one is applied.
 #[test]
