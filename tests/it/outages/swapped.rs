@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bson::{Document, Timestamp, doc};
+use bson::{Bson, Document, Timestamp, doc};
 use mongodb::options::{Collation, CollationStrength, IndexOptions};
 use mongodb::{Collection, IndexModel};
 use serde_json::json;
@@ -55,6 +55,26 @@ async fn swap(items: &Collection<Document>, one: i32, other: i32) -> Result<()> 
         ensure!(items.replace_one(doc! {"_id": id}, stamped).await?.modified_count == 1, "{id}");
     }
     Ok(())
+}
+
+/// No server looks for `undefined`: who holds it is found out by trying again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_cannot_be_looked_for_holds_up_nothing() -> Result<()> {
+    let stage = Stage::start(Source::standalone().await?).await?;
+    let seats = seats(&stage, 2).await?;
+    let take = async |name: i32, u: Bson| {
+        seats.replace_one(doc! {"name": name}, doc! {"name": name, "u": u}).await.map(|it| it.modified_count)
+    };
+    ensure!(take(1, Bson::Undefined).await? == 1);
+    stage.assert_equal().await?;
+    control(&stage, "pause").await?;
+    // The one that wants it is written first.
+    ensure!(take(1, Bson::Int32(7)).await? == 1 && take(0, Bson::Undefined).await? == 1);
+    control(&stage, "resume").await?;
+    seats.insert_one(doc! {"_id": 2, "u": 2}).await?;
+    stage.dualsync.wait_drained(SOON).await.with_context(|| stage.dualsync.log_lines().join("\n"))?;
+    stage.assert_equal().await?;
+    stage.assert_followed().await.map(drop)
 }
 
 async fn control(stage: &Stage, action: &str) -> Result<()> {

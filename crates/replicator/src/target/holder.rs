@@ -3,13 +3,15 @@
 use bson::raw::{RawArrayBuf, RawDocument, RawDocumentBuf};
 use bson::{Document, RawBsonRef, cstr, rawdoc};
 use record::{Key, Namespace};
+use tracing::debug;
 
-use super::{Target, WriteError};
-use crate::error::ServerError;
+use super::{TIME_LIMIT_EXCEEDED, Target, WriteError};
+use crate::error::{Class, ServerError};
 
 impl Target {
-    /// The `_id` of the document that stands in the way of `wants`, as the error tells; `None`: nobody, as far as can be told.
-    /// `indexes`: those of the collection.
+    /// The `_id` of the document that stands in the way of `wants`, as the error tells; `None`: nobody, as far as can be told:
+    /// some values cannot be looked for (`undefined`), or not with the index (`null` in a sparse one), which may take too
+    /// long. `indexes`: those of the collection.
     pub async fn holder(
         &self,
         ns: &Namespace,
@@ -29,8 +31,15 @@ impl Target {
             };
             let Some(values) = values else { continue };
             let partial = index.get_document("partialFilterExpression").ok();
-            let found =
-                self.candidates(ns, &those_with(&values, partial), collation.as_ref(), None, 2).await?;
+            let filter = those_with(&values, partial);
+            let found = match self.candidates(ns, &filter, collation.as_ref(), None, 2).await {
+                Ok(found) => found,
+                Err(error) if error.class == Class::Refused || error.code == Some(TIME_LIMIT_EXCEEDED) => {
+                    debug!(%ns, %error, "the target cannot look for who holds a unique value");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let own = Key::of(wants);
             let holder = found.iter().filter_map(|id| Key::of(id)).find(|key| Some(key) != own.as_ref());
             if holder.is_some() {
