@@ -1,13 +1,14 @@
 //! A source that takes acknowledged writes back, or has lost its data: the target follows the one, not the other.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt as _;
 use mongodb::Client;
 use testkit::{Dualsync, Mongod, ReplicaSet, compare, mongod, wait_for};
@@ -166,6 +167,83 @@ async fn what_is_not_compared_yet_is_kept_when_the_source_is_emptied() -> Result
     let left = copy.count_documents(doc! {}).await?;
     ensure!(left == 51, "of 50 documents and a new one {left} are left");
     drop(source);
+    Ok(())
+}
+
+/// The source is put back from a disk snapshot of before a collection was made, on a system where nothing was written since:
+/// what was noted about its making is hours old, and no reason to delete it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_snapshot_of_the_disk_deletes_nothing_on_the_target() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let options = |port, name| mongod::Options {
+        port,
+        dbpath: Some(folder.path().join(name)),
+        ..mongod::Options::default()
+    };
+    let mut source = Mongod::launch(options(None, "data")).await?;
+    let port = source.address().rsplit(':').next().and_then(|port| port.parse().ok());
+    source.stop().await?;
+    copy_folder(&folder.path().join("data"), &folder.path().join("snapshot"))?;
+    source.start().await?;
+    let target = ReplicaSet::start(1).await?;
+    let dualsync = Dualsync::builder(BIN).local(source.uri()).atlas(target.uri());
+    let expected = ["local mongod", "mongod is not reachable", "is dirty", "stays dirty"];
+    let mut dualsync =
+        expected.iter().fold(dualsync, |builder, it| builder.expect_warning(*it)).start().await?;
+    let documents = (0..50).map(|n| doc! {"_id": n});
+    dualsync.client().await?.database("kept").collection("made").insert_many(documents).await?;
+    dualsync.wait_drained(DRAIN_MAX).await?;
+    clean(&dualsync).await?;
+    dualsync.terminate().await?;
+    source.stop().await?;
+    drop(source);
+    for name in ["recent.0", "recent.1"] {
+        an_hour_older(&dualsync.log_dir().join(name))?;
+    }
+    let source = Mongod::launch(options(port, "snapshot")).await?;
+    dualsync.restart().await?;
+    dualsync.wait_for_log("the source was started anew: what was", DRAIN_MAX).await?;
+    wait_for("it to be held", Duration::from_secs(20), async || {
+        let report = dualsync.report().await?;
+        Ok((report["namespaces"]["dirty"][0]["state"] == "held").then_some(()))
+    })
+    .await
+    .with_context(|| dualsync.log_lines().join("\n"))?;
+    let copy = target.client().await?.database("kept").collection::<Document>("made");
+    let left = copy.count_documents(doc! {}).await?;
+    ensure!(left == 50, "of 50 documents {left} are left");
+    drop(source);
+    Ok(())
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whatever time there is in these BSON documents.
+fn an_hour_older(path: &Path) -> Result<()> {
+    let Ok(bytes) = fs::read(path) else { return Ok(()) };
+    let (mut rest, mut older) = (bytes.as_slice(), Vec::new());
+    while !rest.is_empty() {
+        let mut document = Document::from_reader(&mut rest)?;
+        for (_, value) in document.iter_mut() {
+            if let Bson::Int64(at) = value {
+                *at -= 3_600_000;
+            }
+        }
+        document.to_writer(&mut older)?;
+    }
+    fs::write(path, older)?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //!
 //! - two files in the log's folder, in turns: each takes notes for [`PERIOD_MS`], so a note is kept at least that long
 //! - a file: BSON documents, first `{at}`, then `{ns, ids}`, for all documents of a namespace `{ns}`, or for one that was
-//!   made on the target `{ns, made: true}`
+//!   made on the target `{ns, made: at}`. One without that time, of an earlier version, counts as of long ago
 //! - a note is in the page cache before its keys are read or sent, so it survives this process. After a crash of the
 //!   host everything is compared anyhow
 //! - about 30 bytes a key; beyond [`BYTES_MAX`] a file takes whole namespaces only
@@ -20,6 +20,8 @@ use record::{Key, Namespace};
 
 /// How long a note is kept, at least: far longer than a read and its write may take.
 const PERIOD_MS: u64 = 60_000;
+/// A file changes only with the next note: on a quiet system a note may be hours old, and this tells what is lately.
+pub const LATELY_MS: u64 = 2 * PERIOD_MS;
 /// One file: about 300,000 keys.
 const BYTES_MAX: u64 = 8 << 20;
 /// The last note may go beyond: keys of one step.
@@ -52,8 +54,8 @@ pub enum Note {
     Keys(Namespace, Vec<Key>),
     /// Any of its documents.
     Whole(Namespace),
-    /// All of its documents: it was not on the target before.
-    Made(Namespace),
+    /// All of its documents: it was not on the target before this time, in ms.
+    Made(Namespace, u64),
 }
 
 impl Recent {
@@ -78,7 +80,7 @@ impl Recent {
 
     /// `ns` is about to be made on the target.
     pub fn note_made(&mut self, ns: &Namespace, now_ms: u64) {
-        let note = rawdoc! {"ns": ns.as_str(), "made": true};
+        let note = rawdoc! {"ns": ns.as_str(), "made": i64::try_from(now_ms).unwrap_or(i64::MAX)};
         if self.current(now_ms).and_then(|current| current.append(&note)).is_err() {
             self.lost = true;
         }
@@ -156,7 +158,7 @@ impl Current {
         file.seek(SeekFrom::Start(contents.bytes))?;
         let whole = contents.notes.iter().filter_map(|note| match note {
             Note::Whole(ns) => Some(ns.clone()),
-            Note::Keys(..) | Note::Made(_) => None,
+            Note::Keys(..) | Note::Made(..) => None,
         });
         let Contents { since_ms, bytes, .. } = *contents;
         Ok(Current { slot, file, since_ms, bytes, whole: whole.collect() })
@@ -192,8 +194,12 @@ fn read(path: &Path) -> Option<Contents> {
         let ns = Namespace::parse(note.get_str("ns").ok()?);
         notes.push(match note.get_array("ids") {
             Ok(ids) => Note::Keys(ns, ids.into_iter().flatten().filter_map(Key::new).collect()),
-            Err(_) if note.get_bool("made").unwrap_or(false) => Note::Made(ns),
-            Err(_) => Note::Whole(ns),
+            Err(_) => match note.get("made") {
+                Ok(Some(at)) => {
+                    Note::Made(ns, at.as_i64().and_then(|at| u64::try_from(at).ok()).unwrap_or(0))
+                }
+                _ => Note::Whole(ns),
+            },
         });
     }
     let whole = bytes.len() - rest.len();
@@ -264,6 +270,9 @@ mod tests {
         recent.note_made(&ns, 1_000);
         let mut notes = Vec::new();
         recent.for_each(|note| notes.push(note));
-        assert_eq!(notes, [Note::Keys(ns.clone(), vec![key(1)]), Note::Whole(ns.clone()), Note::Made(ns)]);
+        assert_eq!(
+            notes,
+            [Note::Keys(ns.clone(), vec![key(1)]), Note::Whole(ns.clone()), Note::Made(ns, 1_000)]
+        );
     }
 }

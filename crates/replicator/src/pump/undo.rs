@@ -4,7 +4,7 @@
 //!   keys written to the target lately (`recent.rs`) are converged, and what is still in the log is not replayed
 //! - a replica set takes back what no majority had: entries are handed on only when a majority has them
 //! - a source whose collections are others than before, or gone, was emptied or restored: nothing is deleted there, unless
-//!   a captured command explains it
+//!   a captured command explains it, or the same data lack what was made in the last two minutes
 //!
 //! Which process answers is remembered only when all that is done: a crash meanwhile begins it anew.
 
@@ -23,7 +23,7 @@ use crate::error::{Class, ServerError};
 use crate::execute::{Drops, Lanes, Stall};
 use crate::meet::Followed;
 use crate::plan::Converge;
-use crate::recent::Note;
+use crate::recent::{LATELY_MS, Note};
 use crate::shared::now_ms;
 use crate::state::{Cause, Dirty, Keep};
 
@@ -148,8 +148,8 @@ impl Pump {
                 continue;
             }
             let renamed = uuid.and_then(|uuid| names.get(uuid.as_str()));
-            if lately.made.contains(ns) {
-                // All that it has on the target came in the last minutes, and what made it was taken back.
+            if keep == Keep::Unexplained && lately.made.contains(ns) {
+                // The same data, and all that it has on the target came in the last minutes: what made it was taken back.
                 let reason = "the source was started anew, and has taken back that it was made";
                 self.executor.make_dirty_by(ns, reason, Cause::Dropped);
                 self.shared.state().may_be_anew(ns);
@@ -168,12 +168,16 @@ impl Pump {
     }
 
     fn noted_lately(&mut self) -> Lately {
-        let mut lately = Lately::default();
+        let (mut lately, now_ms) = (Lately::default(), now_ms());
         let complete = tokio::task::block_in_place(|| {
             self.executor.recent().for_each(|note| match note {
                 Note::Keys(ns, noted) => lately.keys.entry(ns).or_default().extend(noted),
                 Note::Whole(ns) => drop(lately.whole.insert(ns)),
-                Note::Made(ns) => drop(lately.made.insert(ns)),
+                Note::Made(ns, at_ms) if now_ms.checked_sub(at_ms).is_some_and(|age| age < LATELY_MS) => {
+                    lately.made.insert(ns);
+                }
+                // Who lacks it was put back from before.
+                Note::Made(..) => {}
             })
         });
         if !complete {
