@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
 use testkit::traffic::Shop;
-use testkit::{Dualsync, compare};
+use testkit::{Dualsync, compare, wait_for};
 
 use crate::support::{BIN, DRAIN_MAX, Source, Stage, wait_clean};
 
@@ -127,6 +127,49 @@ async fn a_log_that_was_replaced_is_refused_when_it_comes_back() -> Result<()> {
     let comparison = compare::databases(&source, &target).await?;
     ensure!(comparison.equal() && comparison.documents() == 2, "{comparison}");
     Ok(())
+}
+
+/// A log that cannot send just now is seen all the same, so that nobody takes its place; one that is stopped says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_waits_is_seen_and_one_that_is_stopped_says_so() -> Result<()> {
+    let mut stage = Stage::start(Source::standalone().await?).await?;
+    for warning in ["local mongod", "mongod is not reachable"] {
+        stage.dualsync.expect_warning(warning);
+    }
+    stage.dualsync.client().await?.database("d").collection("c").insert_one(doc! {"_id": 0}).await?;
+    stage.assert_mended().await?;
+    let feeds = stage.target.client().await?.database("__dualsync").collection::<Document>("feeds");
+    let own = async || -> Result<(bson::DateTime, bool)> {
+        let list = feeds.find_one(doc! {}).await?.context("no list")?;
+        let own = list.get_array("logs")?[0].as_document().context("no log")?;
+        Ok((*own.get_datetime("seen")?, own.get_bool("stopped").unwrap_or(false)))
+    };
+    let control = async |dualsync: &Dualsync, action: &str| {
+        dualsync.admin_post("/api/sync/worker/control", &serde_json::json!({"action": action})).await
+    };
+    let until = async |what: &str, stopped: bool, after: bson::DateTime| {
+        wait_for(what, DRAIN_MAX, async || {
+            let own = own().await?;
+            Ok((own.1 == stopped && own.0 > after).then_some(own.0))
+        })
+        .await
+    };
+    let claimed = own().await?.0;
+    control(&stage.dualsync, "stop").await?;
+    let stopped = until("it to say that it is stopped", true, claimed).await?;
+    control(&stage.dualsync, "start").await?;
+    let paused = until("it to be started", false, stopped).await?;
+    control(&stage.dualsync, "pause").await?;
+    stage.dualsync.restart().await?;
+    let paused = until("it to be seen while it is paused", false, paused).await?;
+    control(&stage.dualsync, "resume").await?;
+    stage.assert_equal().await?;
+    stage.dualsync.terminate().await?;
+    let Source::Standalone(source) = &mut stage.source else { anyhow::bail!("no standalone") };
+    source.stop().await?;
+    stage.dualsync.restart().await?;
+    until("it to be seen without its source", false, paused).await?;
+    source.start().await
 }
 
 /// Both proxies' clients write to the same few documents.

@@ -6,7 +6,8 @@
 //! - the document is changed as a whole and only in the version that was read, so of two claims one fails
 //! - a log that is replaced stays listed as such: should it come back, it is refused
 //! - a log in the folder of another one replaces it by itself, once that one has not been seen for [`SEEN_AGO_MIN`]: two
-//!   machines may be called the same, and have their logs in folders of the same name
+//!   machines may be called the same, and have their logs in folders of the same name. One that was stopped by an order
+//!   lives without being seen: it is replaced by name only
 //!
 //! Pure, but for [`Target::feeds`] and [`Target::set_feeds`]; when to claim: `pump/fencing.rs`.
 
@@ -22,7 +23,8 @@ use crate::target::{OWN_DATABASE, Target, Validation};
 
 /// Logs that are listed; beyond that the ones replaced longest ago are forgotten. About 300 bytes each.
 const LOGS_MAX: usize = 100;
-/// A log that was not seen for so long does not feed the target any more: it claims it every minute.
+/// A log that was not seen for so long does not feed the target any more: while it runs it is seen every minute, also
+/// while it is paused or its source is away.
 const SEEN_AGO_MIN: Duration = Duration::from_secs(180);
 /// The document's `_id`.
 const ID: &str = "logs";
@@ -66,8 +68,11 @@ pub struct Feed {
     pub place: String,
     /// The first claim.
     pub since: DateTime,
-    /// The last claim.
+    /// The last claim, or look at the list since.
     pub seen: DateTime,
+    /// An order has stopped it: it goes on capturing, and comes back.
+    #[serde(default)]
+    pub stopped: bool,
     /// The log that took its place.
     pub replaced_by: Option<String>,
 }
@@ -136,6 +141,9 @@ pub enum Refused {
     /// One that had the same folder fed it until a moment ago.
     #[error("the target is fed by another log with the same host name and folder, {}: if that one was lost, this one takes its place when it was not seen for {} s, or at once with sync.take_over = {:?} here; if it runs (machines or containers of the same name), stop one of the two, or let each have a host name or a log.dir of its own", describe(.0), SEEN_AGO_MIN.as_secs(), .0.id)]
     SeenLately(Box<Feed>),
+    /// One that had the same folder was stopped by an order, for any time.
+    #[error("the target is fed by another log with the same host name and folder, {}, which an order has stopped: start it again, and let each have a host name or a log.dir of its own; if it is gone for good, set sync.take_over = {:?} here", describe(.0), .0.id)]
+    Stopped(Box<Feed>),
     /// The folder is a copy from earlier, or the same log runs elsewhere.
     #[error("this folder is an older copy of the log that feeds the target, {}: stop the other one if it runs, and put its folder here; if that one is gone for good, set sync.take_over = {:?} here, and everything is compared", describe(.0), .0.id)]
     Older(Box<Feed>),
@@ -184,9 +192,12 @@ pub fn claim(feeds: &Feeds, claimant: &Claimant<'_>, token: String, now: DateTim
     }
     for other in next.logs.iter_mut().filter(|feed| feed.id != id && feed.replaced_by.is_none()) {
         let same_place = other.place == feeding.place && !has_fed;
-        if take_over == Some(&other.id) || (same_place && !other.seen_lately(now)) {
+        let is_gone = same_place && !other.stopped && !other.seen_lately(now);
+        if take_over == Some(&other.id) || is_gone {
             other.replaced_by = Some(id.to_owned());
             replaced.push(other.id.clone());
+        } else if same_place && other.stopped {
+            return Err(Refused::Stopped(Box::new(other.clone())));
         } else if same_place {
             return Err(Refused::SeenLately(Box::new(other.clone())));
         } else if !feeding.join {
@@ -211,6 +222,7 @@ pub fn claim(feeds: &Feeds, claimant: &Claimant<'_>, token: String, now: DateTim
         place: feeding.place.clone(),
         since: own.map_or(now, |own| own.since),
         seen: now,
+        stopped: false,
         replaced_by: None,
     });
     while next.logs.len() > LOGS_MAX {
@@ -220,6 +232,18 @@ pub fn claim(feeds: &Feeds, claimant: &Claimant<'_>, token: String, now: DateTim
     // What another log had not brought to the target yet, nobody will bring.
     let compare_all = is_older || came_back.is_some() || !replaced.is_empty();
     Ok(Claim { feeds: next, token, looked, compare_all, replaced })
+}
+
+/// The list after this log has been seen, working or stopped. `None`: it does not feed the target, so it is nobody's concern.
+pub fn seen(feeds: &Feeds, id: &str, tokens: &Tokens, stopped: bool, now: DateTime) -> Option<Feeds> {
+    let mut next = feeds.clone();
+    next.version += 1;
+    let own = next.logs.iter_mut().find(|feed| feed.id == id)?;
+    if own.replaced_by.is_some() || !tokens.has(&own.token) {
+        return None;
+    }
+    (own.seen, own.stopped) = (now, stopped);
+    Some(next)
 }
 
 impl Target {
@@ -380,6 +404,30 @@ mod tests {
         assert!(a.begin(&feeds, 1).is_ok());
         b.feeding.take_over = Some("a".to_owned());
         assert!(b.begin(&feeds, 1).is_ok());
+    }
+
+    #[test]
+    fn a_log_that_waits_is_seen_and_one_that_is_stopped_is_replaced_by_name_only() {
+        let (mut feeds, mut a, mut b) = (Feeds::default(), log("a"), log("b"));
+        a.claim(&mut feeds).unwrap();
+        b.feeding.place.clone_from(&a.feeding.place);
+        let tokens = a.tokens.clone().unwrap();
+        let at = |seconds: i64| DateTime::from_millis(seconds * 1000);
+        // Paused, or without its source, for as long as it likes.
+        let waits = seen(&feeds, "a", &tokens, false, at(1_000)).unwrap();
+        assert!(matches!(b.begin(&waits, 1_100), Err(Refused::SeenLately(_))));
+        assert!(b.begin(&waits, 1_180).is_ok());
+        let stopped = seen(&waits, "a", &tokens, true, at(1_000)).unwrap();
+        assert!(matches!(b.begin(&stopped, 100_000), Err(Refused::Stopped(feed)) if feed.id == "a"));
+        // Who comes back is not stopped any more.
+        let again = a.begin(&stopped, 100_000).unwrap().feeds;
+        assert!(!again.logs[0].stopped);
+        b.feeding.take_over = Some("a".to_owned());
+        let taken = b.begin(&stopped, 100_000).unwrap().feeds;
+        // One that was replaced, never was there, or is an older copy, says nothing.
+        assert_eq!(seen(&taken, "a", &tokens, false, at(100_001)), None);
+        assert_eq!(seen(&feeds, "c", &tokens, false, at(1)), None);
+        assert_eq!(seen(&feeds, "a", &Tokens::default(), false, at(1)), None);
     }
 
     #[test]

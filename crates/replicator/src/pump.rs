@@ -73,6 +73,10 @@ pub(crate) struct Pump {
     lifted: Vec<filters::Lifted>,
     /// When this log last claimed the target; `None`: not yet in this run.
     claimed: Option<Instant>,
+    /// When this log last said, without a claim, that it lives; and whether stopped.
+    seen: Option<(Instant, bool)>,
+    /// The target's list says that this log is stopped.
+    told_stopped: bool,
     /// From the reconciler, one at a time.
     asks: Receiver<Ask>,
 }
@@ -125,6 +129,8 @@ impl Pump {
             past: Past::default(),
             lifted: Vec::new(),
             claimed: None,
+            seen: None,
+            told_stopped: false,
             asks,
         }
     }
@@ -148,9 +154,12 @@ impl Pump {
             self.settle_lifted();
             let step = match desired {
                 Desired::Running => self.step().await,
-                Desired::Paused => self.stand(Activity::Paused),
+                Desired::Paused => {
+                    self.be_seen(false).await;
+                    self.stand(Activity::Paused)
+                }
                 Desired::Stopped => {
-                    self.disconnect().await;
+                    self.stop().await;
                     self.stand(Activity::Stopped)
                 }
             };

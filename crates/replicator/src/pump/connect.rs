@@ -143,7 +143,11 @@ impl Pump {
         let wait = BACKOFF_SECONDS[self.failures.min(BACKOFF_SECONDS.len() - 1)];
         self.failures += 1;
         match &stall {
-            Stall::Source(error) => self.lost(error, "source", Activity::WaitingForSource),
+            Stall::Source(error) => {
+                self.lost(error, "source", Activity::WaitingForSource);
+                // Without the source the target is not claimed, for however long.
+                self.be_seen(false).await;
+            }
             Stall::Target(error) => self.lost(error, "target", Activity::WaitingForTarget),
             Stall::Fenced(refused) => self.refused(refused),
             Stall::Log(error) => error!(%error, "nothing is sent while the checkpoint cannot be stored"),
@@ -199,8 +203,11 @@ impl Pump {
         }
     }
 
-    pub(super) async fn disconnect(&mut self) {
-        if self.connected {
+    /// Closes the target, which has been told.
+    pub(super) async fn stop(&mut self) {
+        let before = self.seen;
+        self.be_seen(true).await;
+        if self.connected || self.seen != before {
             self.connected = false;
             self.executor.target.renew().await;
             self.shared.status_mut().target.connected = false;

@@ -1,11 +1,12 @@
-//! The claim on the target: made before anything is written, looked at with every probe, made anew every minute.
+//! The claim on the target: made before anything is written, looked at with every probe, made anew every minute. A log that
+//! is paused, or whose source is away, is seen as often; one that is stopped says so.
 //!
 //! Our own file knows the next token before the target does; a crash in between leaves one that is known either way.
 
 use std::time::{Duration, Instant};
 
 use bson::DateTime;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::Pump;
 use crate::error::{Class, ServerError};
@@ -82,13 +83,14 @@ impl Pump {
                 "this log feeds the target"
             );
         }
+        self.told_stopped = false;
         self.shared.status_mut().refused = None;
         Claimed { looked, replaced }
     }
 
     /// Whether nobody else has claimed the target since.
     pub(super) async fn still_feeds(&mut self) -> Result<(), Stall> {
-        if self.claimed.is_none_or(|at| at.elapsed() >= CLAIM_INTERVAL) {
+        if !self.claimed.is_some_and(recent) {
             return self.claim().await.map(drop);
         }
         let feeds = self.executor.target.feeds().await.map_err(Stall::Target)?;
@@ -104,6 +106,37 @@ impl Pump {
                     .to_owned(),
             })),
         }
+    }
+
+    /// While nothing is sent: every minute others learn that this log lives, or, once, that it was stopped. What goes wrong is
+    /// met again when there is something to send.
+    pub(super) async fn be_seen(&mut self, stopped: bool) {
+        let told = self.told_stopped == stopped && (stopped || self.claimed.is_some_and(recent));
+        if told || self.seen.is_some_and(|(at, as_stopped)| as_stopped == stopped && recent(at)) {
+            return;
+        }
+        self.seen = Some((Instant::now(), stopped));
+        match self.say_seen(stopped).await {
+            Ok(()) => self.told_stopped = stopped,
+            Err(error) => {
+                debug!(%error, stopped, "the list of logs that feed the target could not be changed")
+            }
+        }
+    }
+
+    async fn say_seen(&self, stopped: bool) -> Result<(), ServerError> {
+        let target = &self.executor.target;
+        let now = target.hello().await?.get_datetime("localTime").copied();
+        let tokens = self.shared.state().tokens().cloned().unwrap_or_default();
+        for _ in 0..CLAIM_TRIES {
+            let now = now.clone().unwrap_or_else(|_| DateTime::now());
+            let next = feeds::seen(&target.feeds().await?, &self.config.log_id, &tokens, stopped, now);
+            let Some(next) = next else { return Ok(()) };
+            if target.set_feeds(&next).await? {
+                return Ok(());
+            }
+        }
+        Ok(()) // others change it all the time; again in a minute
     }
 
     /// What the target had before is known from now on.
@@ -131,6 +164,10 @@ impl Pump {
             error!("nothing is sent to the target: {text}");
         }
     }
+}
+
+fn recent(at: Instant) -> bool {
+    at.elapsed() < CLAIM_INTERVAL
 }
 
 fn busy() -> Stall {
