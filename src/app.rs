@@ -376,9 +376,13 @@ fn capture_config(config: &Config) -> capture::Config {
     capture::Config { include, exclude, ..capture::Config::default() }
 }
 
-/// Whether a filter, of this or an earlier start, captures a namespace.
+/// Whether a filter, of this or an earlier start, captures a namespace, or anything of a database.
 fn captures(filter: &Filter, ns: &Namespace) -> bool {
     let patterns = |texts: &[String]| texts.iter().filter_map(|text| Pattern::parse(text).ok()).collect();
     let (include, exclude) = (patterns(&filter.include), patterns(&filter.exclude));
-    capture::Config { include, exclude, ..capture::Config::default() }.captures(ns.db(), ns.coll())
+    let config = capture::Config { include, exclude, ..capture::Config::default() };
+    match ns.coll() {
+        "" => config.captures_some_of(ns.db()),
+        coll => config.captures(ns.db(), coll),
+    }
 }

@@ -68,7 +68,7 @@ impl Config {
     }
 
     /// Whether any collection of this database may be captured.
-    pub(crate) fn captures_some_of(&self, db: &str) -> bool {
+    pub fn captures_some_of(&self, db: &str) -> bool {
         !db.is_empty()
             && !is_internal(db)
             && (self.include.is_empty() || self.include.iter().any(|pattern| glob(&pattern.db, db)))

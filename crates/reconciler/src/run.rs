@@ -1,6 +1,6 @@
 //! The loop: one dirty namespace after the other, for as long as there are any.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use prometheus::Registry;
@@ -23,6 +23,10 @@ pub struct Reconciler {
     sides: Option<(Side, Side)>,
     /// What was learnt about a namespace that is dirty still.
     known: HashMap<Namespace, Known>,
+    /// Dirty databases that may not be listed, as the last try has shown.
+    unlisted: HashSet<String>,
+    /// When they are tried again.
+    unlisted_due: Instant,
 }
 
 #[derive(Debug)]
@@ -39,7 +43,15 @@ impl Reconciler {
     /// Prepares everything; no connection is made yet. Errors: a metric's name is taken.
     pub fn new(config: Config, shared: Shared, registry: &Registry) -> Result<Reconciler, prometheus::Error> {
         let progress = Progress::new(registry)?;
-        Ok(Reconciler { config, shared, progress, sides: None, known: HashMap::new() })
+        Ok(Reconciler {
+            config,
+            shared,
+            progress,
+            sides: None,
+            known: HashMap::new(),
+            unlisted: HashSet::new(),
+            unlisted_due: Instant::now(),
+        })
     }
 
     /// What others see of it.
@@ -81,14 +93,25 @@ impl Reconciler {
             return Ok(Step::Idle);
         }
         let (dirty, everything) = self.shared.dirty();
-        if everything.is_some() || dirty.iter().any(|(name, _)| is_database(name)) {
-            tokio::select! {
+        let databases = || dirty.iter().map(|(name, _)| name).filter(|name| is_database(name));
+        let new =
+            databases().any(|name| !self.unlisted.contains(name)) || Instant::now() >= self.unlisted_due;
+        if everything.is_some() || (new && databases().next().is_some()) {
+            let all_listed = tokio::select! {
                 expanded = self.shared.expand() => expanded?,
                 () = shutdown.cancelled() => return Ok(Step::Idle),
+            };
+            // Those that a right is missing for: the others go on, and they are tried again.
+            self.unlisted.clear();
+            if !all_listed {
+                let left = self.shared.dirty().0.into_iter().map(|(name, _)| name);
+                self.unlisted.extend(left.filter(|name| is_database(name)));
+                self.unlisted_due = Instant::now() + REFUSED_LOOK_INTERVAL;
             }
             return Ok(Step::Worked);
         }
-        let dirty: Vec<Namespace> = dirty.into_iter().map(|(name, _)| Namespace::parse(&name)).collect();
+        let namespaces = dirty.into_iter().map(|(name, _)| name).filter(|name| !is_database(name));
+        let dirty: Vec<Namespace> = namespaces.map(|name| Namespace::parse(&name)).collect();
         self.forget_clean(&dirty);
         for ns in dirty {
             if self.known.get(&ns).is_some_and(|known| Instant::now() < known.due) {

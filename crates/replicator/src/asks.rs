@@ -67,7 +67,7 @@ pub struct Ended {
 }
 
 pub(crate) enum Ask {
-    Expand(Answer<()>),
+    Expand(Answer<bool>),
     Begin(Namespace, Answer<Option<(Scan, Cause)>>),
     Converge(Namespace, Vec<Key>, Answer<Handed>),
     /// Of a capped or time-series collection; answers why the target refuses one.
@@ -80,8 +80,9 @@ pub(crate) enum Ask {
 }
 
 impl Shared {
-    /// Makes dirty each namespace that a dirty database, or everything dirty, may mean, one by one.
-    pub async fn expand(&self) -> Result<(), NotNow> {
+    /// Makes dirty each namespace that a dirty database, or everything dirty, may mean, one by one. `false`: some of
+    /// them may not be listed, and stay.
+    pub async fn expand(&self) -> Result<bool, NotNow> {
         self.ask(Ask::Expand).await
     }
 

@@ -297,16 +297,21 @@ impl Executor {
     /// What is missing a right on `ns` makes that dirty, and nothing else waits for it.
     pub(crate) fn unless_forbidden(&self, ns: &Namespace, result: Result<(), Stall>) -> Result<(), Stall> {
         match result {
-            Err(Stall::Source(error)) if error.is_forbidden() => {
-                self.make_dirty(ns, "the local mongod does not let dualsync's user read it");
-                Ok(())
-            }
-            Err(Stall::Target(error)) if error.is_forbidden() => {
-                self.make_dirty(ns, FORBIDDEN);
+            Err(stall) if stall.is_forbidden() => {
+                self.told_forbidden(ns, &stall);
                 Ok(())
             }
             other => other,
         }
+    }
+
+    /// `ns` is dirty, since this server does not let our user at it.
+    pub(crate) fn told_forbidden(&self, ns: &Namespace, stall: &Stall) {
+        let reason = match stall {
+            Stall::Source(_) => "the local mongod does not let dualsync's user read it",
+            _ => FORBIDDEN,
+        };
+        self.make_dirty(ns, reason);
     }
 
     /// From now on `ns` needs a full comparison, and its entries are only converged.

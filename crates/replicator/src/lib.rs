@@ -97,7 +97,7 @@ pub struct Config {
     pub feeding: Feeding,
     /// Which namespaces are captured.
     pub filter: Filter,
-    /// Whether a filter captures a namespace.
+    /// Whether a filter captures a namespace; of a database, whether it captures any of it.
     pub captures: fn(&Filter, &Namespace) -> bool,
     /// Takes what capture could not record since the last call.
     pub misses: Box<dyn Fn() -> Vec<Miss> + Send + Sync>,

@@ -37,6 +37,14 @@ impl Collection {
     }
 }
 
+/// What a server has, as far as our user may look.
+#[derive(Debug)]
+pub(crate) struct Listing<T> {
+    pub(crate) found: T,
+    /// Databases that it may not list, and the server's words.
+    pub(crate) forbidden: Vec<(Namespace, ServerError)>,
+}
+
 /// A read concern, or none on a standalone.
 #[derive(Debug)]
 pub struct Concern(pub(crate) Option<RawDocumentBuf>);
@@ -135,21 +143,28 @@ pub async fn collection(client: &Client, ns: &Namespace) -> Result<Option<Collec
     Ok(Some(Collection { kind, options, uuid: uuid(&info) }))
 }
 
-/// The collections and views of this server, or of one database; not the server's own, not ours.
-pub(crate) async fn namespaces(client: &Client, only: Option<&str>) -> Result<Vec<Namespace>, ServerError> {
-    let databases = match only {
-        Some(db) => vec![db.to_owned()],
-        None => databases(client).await?,
-    };
+/// The collections and views of this server; not the server's own, not ours.
+pub(crate) async fn namespaces(client: &Client) -> Result<Listing<Vec<Namespace>>, ServerError> {
+    let mut listing = Listing { found: Vec::new(), forbidden: Vec::new() };
+    for db in databases(client).await? {
+        match namespaces_of(client, &db).await {
+            Ok(namespaces) => listing.found.extend(namespaces),
+            Err(error) if error.is_forbidden() => listing.forbidden.push((Namespace::new(&db, ""), error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(listing)
+}
+
+/// Those of one database.
+pub(crate) async fn namespaces_of(client: &Client, db: &str) -> Result<Vec<Namespace>, ServerError> {
+    let command = rawdoc! {"listCollections": 1, "nameOnly": true, "cursor": {}};
+    let mut names = cursor(client, db, command).await?;
     let mut found = Vec::new();
-    for db in databases {
-        let command = rawdoc! {"listCollections": 1, "nameOnly": true, "cursor": {}};
-        let mut names = cursor(client, &db, command).await?;
-        while let Some(info) = next(&mut names).await? {
-            let Ok(name) = info.get_str("name") else { continue };
-            if !name.starts_with("system.") {
-                found.push(Namespace::new(&db, name));
-            }
+    while let Some(info) = next(&mut names).await? {
+        let Ok(name) = info.get_str("name") else { continue };
+        if !name.starts_with("system.") {
+            found.push(Namespace::new(db, name));
         }
     }
     Ok(found)

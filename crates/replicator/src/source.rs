@@ -16,7 +16,7 @@ use record::{Key, Namespace};
 pub use connections::{Connections, Dial, Dialled, Duplex};
 
 use crate::error::{Class, ServerError};
-use crate::server::{self, Collection, Concern, answer, connect, databases, next, uuid};
+use crate::server::{self, Collection, Concern, Listing, answer, connect, databases, next, uuid};
 
 /// Our own connections to the source, as mongod shows them.
 const APP_NAME: &str = "dualsync replicator";
@@ -159,23 +159,30 @@ impl Source {
     }
 
     /// Its collections and views.
-    pub async fn namespaces(&self) -> Result<Vec<Namespace>, ServerError> {
-        server::namespaces(&self.client, None).await
+    pub(crate) async fn namespaces(&self) -> Result<Listing<Vec<Namespace>>, ServerError> {
+        server::namespaces(&self.client).await
     }
 
     /// Its collections, each with what names it, of the same name or not; its views have none.
-    pub async fn uuids(&self) -> Result<HashMap<Namespace, Option<String>>, ServerError> {
-        let mut uuids = HashMap::new();
+    pub(crate) async fn uuids(&self) -> Result<Listing<HashMap<Namespace, Option<String>>>, ServerError> {
+        let (mut uuids, mut forbidden) = (HashMap::new(), Vec::new());
         for db in databases(&self.client).await? {
             let command = rawdoc! {"listCollections": 1, "cursor": {}};
-            let mut cursor = self.cursor(&db, command).await?;
+            let mut cursor = match self.cursor(&db, command).await {
+                Ok(cursor) => cursor,
+                Err(error) if error.is_forbidden() => {
+                    forbidden.push((Namespace::new(&db, ""), error));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             while let Some(info) = next(&mut cursor).await? {
                 if let Ok(name) = info.get_str("name") {
                     uuids.insert(Namespace::new(&db, name), uuid(&info));
                 }
             }
         }
-        Ok(uuids)
+        Ok(Listing { found: uuids, forbidden })
     }
 
     /// Names the data that it has: a server that is started on an empty folder has others. The same on all members of a
@@ -206,7 +213,7 @@ impl Source {
 
     /// The collections and views of one database.
     pub async fn namespaces_of(&self, db: &str) -> Result<Vec<Namespace>, ServerError> {
-        server::namespaces(&self.client, Some(db)).await
+        server::namespaces_of(&self.client, db).await
     }
 
     async fn cursor(&self, db: &str, command: RawDocumentBuf) -> Result<Cursor<RawDocumentBuf>, ServerError> {

@@ -81,6 +81,68 @@ async fn a_namespace_without_rights_holds_up_no_other() -> Result<()> {
     Ok(())
 }
 
+/// A database that the local user may see but not list: it is named where it is captured, and nothing waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_may_not_be_listed_holds_up_no_other() -> Result<()> {
+    let args = vec!["--auth".to_owned()];
+    let mut source = Mongod::launch(mongod::Options { args, ..mongod::Options::default() }).await?;
+    source.create_root("first").await?;
+    let here = source.client().await?;
+    for db in ["shop", "secret"] {
+        here.database(db).collection("items").insert_one(doc! {"_id": 0}).await?;
+    }
+    let on = |db: &str, role: &str| doc! {"role": role, "db": db};
+    let roles = vec![on("admin", "clusterMonitor"), on("shop", "read")];
+    let admin = here.database("admin");
+    admin.run_command(doc! {"createUser": "dualsync", "pwd": "x", "roles": roles}).await?;
+    let target = Mongod::standalone().await?;
+    let mut dualsync = Dualsync::builder(BIN)
+        .local(format!("mongodb://dualsync:x@{}/?authSource=admin&directConnection=true", source.address()))
+        .atlas(target.uri())
+        .env("DUALSYNC_SYNC_INCLUDE", "shop.*")
+        .expect_warning("a secret stands in the configuration file")
+        .expect_warning("namespace is dirty")
+        .expect_warning("local mongod unavailable")
+        .expect_warning("mongod is not reachable")
+        .start()
+        .await?;
+    clean(&dualsync).await.context("one that is not captured")?;
+    ensure!(!dualsync.report().await?["namespaces"].to_string().contains("secret"), "it is not captured");
+
+    dualsync.set_env("DUALSYNC_SYNC_INCLUDE", "");
+    dualsync.restart().await?;
+    dualsync.wait_for_log("does not let dualsync's user read it", SOON).await?;
+    let client = mongodb::Client::with_uri_str(source.uri_at(&dualsync.proxy_address())).await?;
+    client.database("shop").collection("items").insert_one(doc! {"_id": 1}).await?;
+    client.database("shop").collection("more").insert_one(doc! {"_id": 1}).await?;
+    dualsync.wait_drained(SOON).await.with_context(|| dualsync.log_lines().join("\n"))?;
+    // The others are compared beside it, and everything that is asked for.
+    dualsync.admin_post("/api/sync/full", &serde_json::json!({})).await?;
+    wait_for("only that database to be dirty", SOON, async || {
+        let dirty = dualsync.report().await?["namespaces"]["dirty"].clone();
+        let names: Vec<_> =
+            dirty.as_array().into_iter().flatten().map(|it| it["namespace"].clone()).collect();
+        Ok((names == ["secret"]).then_some(()))
+    })
+    .await
+    .with_context(|| dualsync.log_lines().join("\n"))?;
+
+    admin.run_command(doc! {"grantRolesToUser": "dualsync", "roles": [on("secret", "read")]}).await?;
+    dualsync.restart().await?; // sooner than the next try
+    clean(&dualsync).await?;
+    let there = target.client().await?;
+    for (db, count) in [("shop", 2), ("secret", 1)] {
+        let found = there.database(db).collection::<Document>("items").count_documents(doc! {}).await?;
+        ensure!(found == count, "{db}: {found} documents");
+    }
+    Ok(())
+}
+
+/// As [`wait_clean`], within [`SOON`].
+async fn clean(dualsync: &Dualsync) -> Result<()> {
+    tokio::time::timeout(SOON, wait_clean(dualsync)).await.with_context(|| dualsync.log_lines().join("\n"))?
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_filter_that_no_server_takes_changes_nothing() -> Result<()> {
     let stage = Stage::start(Source::standalone().await?).await?;

@@ -1,5 +1,7 @@
 //! Carries out what the reconciler asks, one step at a time, between batches.
 
+use std::collections::BTreeSet;
+
 use bson::rawdoc;
 use record::{Key, Namespace};
 use tracing::info;
@@ -152,23 +154,37 @@ impl Pump {
         Ok(true)
     }
 
-    /// Lists what there is on both sides, so that each namespace can be compared by itself.
-    async fn expand(&mut self) -> Result<(), Stall> {
+    /// Lists what there is on both sides, so that each namespace can be compared by itself. Says whether each is: a database
+    /// that may not be listed stays dirty as a whole.
+    async fn expand(&mut self) -> Result<bool, Stall> {
         let (everything, databases) = {
             let state = self.shared.state();
             let whole = |(ns, dirty): (Namespace, &Dirty)| ns.coll().is_empty().then(|| (ns, dirty.clone()));
             (state.everything_dirty().cloned(), state.dirty().filter_map(whole).collect::<Vec<_>>())
         };
-        let mut meant = Vec::new();
+        let (mut meant, mut unseen) = (Vec::new(), BTreeSet::new());
         let (source, target) = (&self.executor.source, &self.executor.target);
         if let Some(dirty) = &everything {
-            let mut there = source.namespaces().await.map_err(Stall::Source)?;
-            there.extend(target.namespaces().await.map_err(Stall::Target)?);
+            let listing = source.namespaces().await.map_err(Stall::Source)?;
+            unseen.extend(listing.forbidden.iter().map(|(db, _)| db.clone()));
+            let mut there = self.listed(listing, Stall::Source);
+            let listing = target.namespaces().await.map_err(Stall::Target)?;
+            unseen.extend(listing.forbidden.iter().map(|(db, _)| db.clone()));
+            there.extend(self.listed(listing, Stall::Target));
             meant.extend(there.into_iter().map(|ns| (ns, dirty.clone())));
         }
         for (db, dirty) in &databases {
-            let mut there = source.namespaces_of(db.db()).await.map_err(Stall::Source)?;
-            there.extend(target.namespaces_of(db.db()).await.map_err(Stall::Target)?);
+            let there = [
+                source.namespaces_of(db.db()).await.map_err(Stall::Source),
+                target.namespaces_of(db.db()).await.map_err(Stall::Target),
+            ];
+            if let Some(stall) = there.iter().find_map(|it| it.as_ref().err().filter(|it| it.is_forbidden()))
+            {
+                self.executor.told_forbidden(db, stall);
+                unseen.insert(db.clone());
+            }
+            let there = there.into_iter().filter(|it| !matches!(it, Err(stall) if stall.is_forbidden()));
+            let there: Vec<Namespace> = there.collect::<Result<Vec<_>, _>>()?.concat();
             meant.extend(there.into_iter().map(|ns| (ns, dirty.clone())));
         }
         let head = self.log.head().0;
@@ -179,13 +195,18 @@ impl Pump {
         }
         self.save_state();
         self.executor.remember_sent(head)?;
-        self.executor.planner().each_is_dirty(head);
+        unseen.retain(|db| (self.config.captures)(&self.config.filter, db));
+        let mut planner = self.executor.planner();
+        planner.each_is_dirty(head);
+        unseen.iter().for_each(|db| planner.set_dirty(db));
+        drop(planner);
         let mut state = self.shared.state();
         state.clear_everything_dirty();
-        databases.iter().for_each(|(db, _)| state.clear_dirty(db));
+        let seen = databases.iter().map(|(db, _)| db).filter(|db| !unseen.contains(db));
+        seen.for_each(|db| state.clear_dirty(db));
         drop(state);
         self.save_state();
-        Ok(())
+        Ok(unseen.is_empty())
     }
 }
 

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::{Pump, Step};
 use crate::error::{Class, ServerError};
 use crate::execute::{Lanes, Stall};
+use crate::server::Listing;
 use crate::shared::{Activity, Link, Status, now_ms};
 use crate::state::{Cause, Dirty};
 
@@ -94,7 +95,8 @@ impl Pump {
         if seen && filter == self.config.filter {
             return Ok(());
         }
-        let mut there = self.executor.source.namespaces().await?;
+        let listing = self.executor.source.namespaces().await?;
+        let mut there = self.listed(listing, Stall::Source);
         if seen {
             there.retain(|ns| !(self.config.captures)(&filter, ns));
             self.not_copied_yet(there, "was excluded before");
@@ -113,11 +115,13 @@ impl Pump {
         if seen && fed_before {
             return Ok(());
         }
-        let there = self.executor.target.namespaces().await.map_err(Stall::Target)?;
+        let listing = self.executor.target.namespaces().await.map_err(Stall::Target)?;
+        let there = self.listed(listing, Stall::Target);
         self.not_copied_yet(there, "the target had it before dualsync came");
         if seen {
             // Another target than before, or one that was emptied: nothing of what was applied is on it.
-            let here = self.executor.source.namespaces().await.map_err(Stall::Source)?;
+            let listing = self.executor.source.namespaces().await.map_err(Stall::Source)?;
+            let here = self.listed(listing, Stall::Source);
             self.not_copied_yet(here, "the target is not the one that was fed before");
         }
         self.save_state();
@@ -126,6 +130,16 @@ impl Pump {
         self.shared.state().set_target_seen();
         self.save_state();
         Ok(())
+    }
+
+    /// What a server has. A database that is captured and may not be listed is dirty, and nothing else waits for it.
+    pub(super) fn listed<T>(&self, listing: Listing<T>, stall: fn(ServerError) -> Stall) -> T {
+        for (db, error) in listing.forbidden {
+            if (self.config.captures)(&self.config.filter, &db) {
+                self.executor.told_forbidden(&db, &stall(error));
+            }
+        }
+        listing.found
     }
 
     pub(super) fn not_copied_yet(&mut self, namespaces: Vec<Namespace>, reason: &str) {

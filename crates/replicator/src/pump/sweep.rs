@@ -31,7 +31,8 @@ impl Pump {
         for expiry in self.executor.target.expiries().await.map_err(Stall::Target)? {
             let ns = Namespace::parse(&expiry.namespace);
             if (self.config.captures)(&self.config.filter, &ns) && !self.shared.keeps(&ns) {
-                more |= self.sweep_one(&ns, &expiry, now).await?;
+                let swept = self.sweep_one(&ns, &expiry, now).await.map(|left| more |= left);
+                self.executor.unless_forbidden(&ns, swept)?;
             }
         }
         if more {
@@ -64,8 +65,7 @@ impl Pump {
             let there = self.executor.source.which(ns, keys).await.map_err(Stall::Source)?;
             let keys: Vec<Key> = keys.iter().filter(|key| !there.contains(*key)).cloned().collect();
             gone += keys.len();
-            let converged = self.executor.converge(ns, &Converge { keys, ..Converge::default() }).await;
-            self.executor.unless_forbidden(ns, converged.map(drop))?;
+            self.executor.converge(ns, &Converge { keys, ..Converge::default() }).await?;
         }
         debug!(%ns, found = found.len(), gone, "looked for what has expired");
         // Those that the source has not deleted yet are found again: not at once.

@@ -118,8 +118,8 @@ impl Pump {
 
     /// Other data answer under the source's address: whatever they lack, none of it is deleted.
     async fn keep_everything(&mut self) -> Result<(), Stall> {
-        let mut there: BTreeSet<Namespace> =
-            self.executor.target.namespaces().await.map_err(Stall::Target)?.into_iter().collect();
+        let listing = self.executor.target.namespaces().await.map_err(Stall::Target)?;
+        let mut there: BTreeSet<Namespace> = self.listed(listing, Stall::Target).into_iter().collect();
         there.extend(self.shared.state().dirty().map(|(ns, _)| ns).filter(|ns| !ns.coll().is_empty()));
         there.retain(|ns| (self.config.captures)(&self.config.filter, ns));
         for ns in &there {
@@ -131,7 +131,9 @@ impl Pump {
 
     /// Collections that are gone, or are others than before, though nobody saw that: the target's documents stay.
     async fn keep_what_is_gone(&mut self, lately: &Lately, keep: Keep) -> Result<(), Stall> {
-        let here = self.executor.source.uuids().await.map_err(Stall::Source)?;
+        let listing = self.executor.source.uuids().await.map_err(Stall::Source)?;
+        let unseen: HashSet<String> = listing.forbidden.iter().map(|(db, _)| db.db().to_owned()).collect();
+        let here = self.listed(listing, Stall::Source);
         let names: HashMap<&str, &Namespace> =
             here.iter().filter_map(|(ns, uuid)| Some((uuid.as_deref()?, ns))).collect();
         let (known, dirty): (BTreeMap<Namespace, String>, BTreeMap<Namespace, Cause>) = {
@@ -141,7 +143,7 @@ impl Pump {
         };
         let suspects: BTreeSet<&Namespace> =
             known.keys().chain(dirty.keys()).chain(lately.keys.keys()).chain(&lately.whole).collect();
-        for ns in suspects.into_iter().filter(|ns| !ns.coll().is_empty()) {
+        for ns in suspects.into_iter().filter(|ns| !ns.coll().is_empty() && !unseen.contains(ns.db())) {
             let uuid = known.get(ns);
             let is_there = here.get(ns).is_some_and(|now| uuid.is_none() || now.as_ref() == uuid);
             if is_there || dirty.get(ns) == Some(&Cause::Dropped) {

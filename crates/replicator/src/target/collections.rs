@@ -7,7 +7,7 @@ use record::Namespace;
 use super::Target;
 use crate::error::ServerError;
 use crate::expiry::EXPIRY;
-use crate::server::{self, Collection, answer, integer};
+use crate::server::{self, Collection, Listing, answer, integer};
 
 impl Target {
     /// About how many documents it holds; 0 for none.
@@ -38,13 +38,13 @@ impl Target {
     }
 
     /// Its collections and views.
-    pub async fn namespaces(&self) -> Result<Vec<Namespace>, ServerError> {
-        server::namespaces(self.client().await?, None).await
+    pub(crate) async fn namespaces(&self) -> Result<Listing<Vec<Namespace>>, ServerError> {
+        server::namespaces(self.client().await?).await
     }
 
     /// The collections and views of one database.
     pub async fn namespaces_of(&self, db: &str) -> Result<Vec<Namespace>, ServerError> {
-        server::namespaces(self.client().await?, Some(db)).await
+        server::namespaces_of(self.client().await?, db).await
     }
 
     /// Drops a collection or view; one that does not exist is none.
