@@ -11,6 +11,7 @@ use tracing::info;
 
 use super::Pump;
 use crate::error::ServerError;
+use crate::execute::Stall;
 use crate::shared::now_ms;
 use crate::state::{Cause, Dirty, Filter};
 
@@ -28,8 +29,9 @@ impl Pump {
     /// Capture looks by `filter` already. `ordered`: beside the configuration, over restarts too.
     pub(super) async fn set_filter(&mut self, filter: Filter, ordered: bool) -> Result<(), ServerError> {
         let captures = self.config.captures;
-        let there = self.executor.source.namespaces().await?;
+        let listing = self.executor.source.namespaces().await?;
         let before = std::mem::replace(&mut self.config.filter, filter.clone());
+        let there = self.listed(listing, Stall::Source);
         let comes_in = |ns: &Namespace| !captures(&before, ns) && captures(&filter, ns);
         let lifted: Vec<Namespace> = there.into_iter().filter(comes_in).collect();
         self.not_copied_yet(lifted.clone(), "was excluded before");
