@@ -18,7 +18,8 @@ pub(crate) struct Cursors {
 
 #[derive(Default)]
 struct Known {
-    targets: HashMap<i64, Target>,
+    /// `None`: it may write anywhere.
+    targets: HashMap<i64, Option<Target>>,
     order: VecDeque<i64>,
 }
 
@@ -32,12 +33,13 @@ impl Cursors {
         self.any.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn target(&self, cursor: i64) -> Option<Target> {
+    /// Where this cursor writes, `Some(None)`: it may be anywhere. `None`: it is none of those that write.
+    pub(crate) fn target(&self, cursor: i64) -> Option<Option<Target>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).targets.get(&cursor).cloned()
     }
 
     /// Remembers where a cursor writes. Returns the target that is forgotten for it, when there are too many.
-    pub(crate) fn remember(&self, cursor: i64, target: Target) -> Option<Target> {
+    pub(crate) fn remember(&self, cursor: i64, target: Option<Target>) -> Option<Option<Target>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         self.any.store(true, Ordering::SeqCst);
         if known.targets.insert(cursor, target).is_none() {
@@ -58,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_forgotten_aloud() {
-        let target = |name: &str| Target::new(Namespace::parse(name), Touch::Namespace);
+        let target = |name: &str| Some(Target::new(Namespace::parse(name), Touch::Namespace));
         let cursors = Cursors::new(2);
         assert!(!cursors.any());
         assert_eq!(cursors.remember(1, target("a.b")), None);

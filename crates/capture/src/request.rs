@@ -224,8 +224,11 @@ impl Session {
         let places = match command {
             Command::End(end) => return self.end(body, end),
             Command::GetMore => {
-                let target = self.capture.cursors.target(number(value?)?)?;
-                return Some(Job::Coarse { targets: vec![target], refusals: refusals(command), over: None });
+                let refusals = refusals(command);
+                return Some(match self.capture.cursors.target(number(value?)?)? {
+                    Some(target) => Job::Coarse { targets: vec![target], refusals, over: None },
+                    None => Job::Anywhere(refusals),
+                });
             }
             Command::Coarse(command) => coarse::places(command, db, body),
             Command::Aggregate => coarse::aggregate(db, body),

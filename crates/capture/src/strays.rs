@@ -2,7 +2,7 @@
 //! missed, for that commit comes after whatever was done about the orphans.
 //!
 //! - of a transaction that was given up, for as long as its session goes on with no other: the server's reaper comes
-//!   when it likes, its limit may be raised, and a commit does not look at the transaction's age (seen on 6.0.5)
+//!   when it likes, its limit may be raised, and a commit does not look at the transaction's age
 //! - of one whose session is not known: brought by any commit, for [`Config::strays_ms_max`]
 //! - bounded by namespaces, each kind for itself: with too many of the first, the oldest counts as of any session; with
 //!   too many of the second, they are any namespace

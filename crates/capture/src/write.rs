@@ -258,15 +258,23 @@ impl Write {
 
     /// An aggregate that was asked for no first batch has written nothing yet: its cursor will.
     fn with_cursor(&self, verdict: Verdict, body: Option<&RawDocument>) -> Verdict {
-        let Job::Coarse { targets, refusals: Refusals::Aggregate, .. } = &self.job else { return verdict };
+        let targets = match &self.job {
+            Job::Coarse { targets, refusals: Refusals::Aggregate, .. } => {
+                targets.iter().cloned().map(Some).collect()
+            }
+            Job::Anywhere(_) => vec![None],
+            _ => return verdict,
+        };
         // The first reply says `firstBatch`, that of a getMore `nextBatch`.
         let cursor = body.and_then(|body| document(body, "cursor"));
         let cursor = cursor.filter(|cursor| field(cursor, "firstBatch").is_some());
         match cursor.and_then(|cursor| integer(cursor, "id")) {
             Some(id) if id != 0 => {
                 for target in targets {
-                    if let Some(forgotten) = self.capture.cursors.remember(id, target.clone()) {
-                        self.capture.missed(&forgotten.ns);
+                    match self.capture.cursors.remember(id, target) {
+                        Some(Some(forgotten)) => self.capture.missed(&forgotten.ns),
+                        Some(None) => self.capture.missed_everything(),
+                        None => {}
                     }
                 }
                 Verdict::default()

@@ -196,7 +196,7 @@ pub(super) fn may_be_one(writes: &[Held]) -> bool {
     let known =
         |effect: &Effect| matches!(effect.target.touch, Touch::Key(_)) && effect.op.is_some() && effect.n > 0;
     // Where it found the document as it was to become, it has written nothing and met no conflict; its reply does not
-    // say so (seen on 6.0.5).
+    // say so.
     let may_be_idle = |held: &Held| {
         held.kind == Kind::FindAndModify && held.effects.iter().any(|effect| effect.modified > 0)
     };

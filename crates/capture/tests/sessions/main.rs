@@ -271,4 +271,16 @@ fn an_aggregate_that_writes_later() {
     let more = write(&session, &rawdoc! {"getMore": 77_i64, "collection": "items"}, 2);
     let answer = reply(&rawdoc! {"cursor": {"nextBatch": [], "id": 0_i64, "ns": "shop.items"}, "ok": 1.0});
     assert_eq!(told(&more.outcome(&answer, NOW)), ["coarse 2", "shop.b *"]);
+
+    // Into a database whose name nobody can read.
+    let into = rawdoc! {"$out": {"db": "stats", "coll": "b"}};
+    let mut body = request(&rawdoc! {"aggregate": "items", "pipeline": [into], "cursor": {"batchSize": 0}});
+    let at = body.windows(6).position(|bytes| bytes == b"stats\0").unwrap();
+    body[at] = 0xff;
+    let answer = reply(&rawdoc! {"cursor": {"firstBatch": [], "id": 78_i64, "ns": "shop.items"}, "ok": 1.0});
+    drop(session.request(&body).unwrap().outcome(&answer, NOW));
+    capture.take_missed();
+    let more = write(&session, &rawdoc! {"getMore": 78_i64, "collection": "items"}, 3);
+    drop(more.outcome(&reply(&rawdoc! {"cursor": {"nextBatch": [], "id": 0_i64}, "ok": 1.0}), NOW));
+    assert_eq!(capture.take_missed(), EVERYTHING);
 }
