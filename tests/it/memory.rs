@@ -7,7 +7,7 @@ use bson::{doc, rawdoc};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::bad_input::raw::{Socket, must};
-use crate::support::{Source, Stage};
+use crate::support::{BIN, Source, Stage};
 
 /// Each has said hello, has written, and has read more than any buffer of an idle connection holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,6 +42,19 @@ async fn an_idle_connection_costs_some_tens_of_kib() -> Result<()> {
     println!("{count} idle connections: {before} KiB before, {after} KiB after, {each} KiB each");
     ensure!(each <= KIB_EACH_MAX, "an idle connection costs {each} KiB");
     drop(first);
+    Ok(())
+}
+
+/// As where the binary cannot be marked as executable: the loader is the process then, and must not be begun again
+/// in our place.
+#[test]
+fn the_loader_may_start_it() -> Result<()> {
+    let loader = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
+    let loader =
+        loader.into_iter().find(|path| std::path::Path::new(path).exists()).context("no glibc here")?;
+    let plain = std::process::Command::new(BIN).arg("--version").output()?;
+    let loaded = std::process::Command::new(loader).args([BIN, "--version"]).output()?;
+    ensure!(plain.status.success() && loaded == plain, "{loaded:?}, {plain:?}");
     Ok(())
 }
 
