@@ -24,6 +24,7 @@ async fn a_user_who_may_only_read_then_not_pass_a_validator() -> Result<()> {
         .local(source.uri())
         .atlas(format!("mongodb://dualsync:x@{}/?authSource=admin&directConnection=true", target.address()))
         .expect_warning("a secret stands in the configuration file")
+        .expect_warning("its user lacks")
         .expect_warning("refused: check the credentials")
         .expect_warning("target refuses a document")
         .expect_warning("High sync failure rate")

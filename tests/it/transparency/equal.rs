@@ -46,10 +46,11 @@ pub fn compare(before: &[Conversation], behind: &[Conversation]) -> Result<Found
     Ok(found)
 }
 
-/// dualsync's own connections use the same address; drivers tell their application's name.
+/// dualsync's own connections use the same address; drivers tell their application's name, and whether the server takes
+/// connections at all is seen by one that says nothing.
 fn is_our_own(conversation: &Conversation) -> bool {
     let name = b"dualsync ";
-    conversation.requests.windows(name.len()).any(|window| window == name)
+    conversation.requests.is_empty() || conversation.requests.windows(name.len()).any(|window| window == name)
 }
 
 fn conversation(client: &Conversation, server: &Conversation) -> Result<Found> {

@@ -170,16 +170,16 @@ fn not_followed() -> Vec<Shape> {
     let aggregate = |last: RawDocumentBuf| rawdoc! {"aggregate": "", "pipeline": [set(), last], "cursor": {}};
     let reads = [aggregate(rawdoc! {"$match": {}}), rawdoc! {"find": ""}, rawdoc! {"count": ""}];
     let while_dirty = [
-        rawdoc! {"drop": ""},
-        three(),
+        aggregate(rawdoc! {"$out": "written_to_while_dirty"}),
         update([rawdoc! {"q": {"_id": 2}, "u": {"$set": {"n": 20}}}]),
+        update([rawdoc! {"q": {"_id": 3}, "u": {"$set": {"n": 30}}}]),
         insert([rawdoc! {"_id": 4}]),
     ];
     vec![
         shape("only_read", [three()], reads, NOTHING),
         shape("out_into_itself", [three()], [aggregate(out)], DIRTY),
         shape("merge_into_itself", [three()], [aggregate(merge)], DIRTY),
-        shape("drop", [three()], [rawdoc! {"drop": ""}], DIRTY),
+        shape("drop", [three()], [rawdoc! {"drop": ""}], REPLAYED),
         shape("drop_nothing", [], [rawdoc! {"drop": ""}], NOTHING),
         shape("convert_to_capped", [three()], [rawdoc! {"convertToCapped": "", "size": 100_000}], DIRTY),
         shape("written_to_while_dirty", [three()], while_dirty, [0, 3, 1]),
