@@ -244,7 +244,9 @@ impl Session {
                     _ => None,
                 };
                 let mut job = self.coarse(places, refusals(command))?;
-                if let Job::Coarse { over, .. } = &mut job {
+                if let Job::Coarse { targets, over, .. } = &mut job {
+                    // What comes from an excluded collection is not known: only that another one may be gone.
+                    let named = named.filter(|(ns, _)| targets.iter().any(|target| target.ns == *ns));
                     *over = named.map(|(ns, over)| (ns, Op::Over(over.statement())));
                 }
                 Some(job)

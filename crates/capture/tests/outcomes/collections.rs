@@ -59,6 +59,16 @@ fn coarse_commands() {
     self::check(&body, &answer, &["shop.b *"], &["command_failed", "shop.b *"]);
 }
 
+/// What was excluded takes the name of what was captured: no command that could be sent again.
+#[test]
+fn a_rename_from_an_excluded_collection() {
+    let capture = Capture::new(Config { exclude: vec!["shop.b".parse().unwrap()], ..Config::default() });
+    let rename = rawdoc! {"renameCollection": "shop.b", "to": "shop.a", "dropTarget": true, "$db": "admin"};
+    let (mark, write) = marked(&session(&capture), &request(&rename), 9).unwrap();
+    assert_eq!(targets(&mark.targets), ["shop.a *"]);
+    assert_eq!(told(&write.outcome(&reply(&rawdoc! {"ok": 1.0}), NOW)), ["dropped 9", "shop.a *"]);
+}
+
 /// What a message names is not kept name by name: some are five bytes there, and hundreds here.
 #[test]
 fn more_names_than_anybody_needs() {
