@@ -119,6 +119,36 @@ async fn collections_come_and_go_without_a_comparison() -> Result<()> {
     Ok(())
 }
 
+/// The target's may still be without what cannot be changed of a collection, and what is capped keeps no keys apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn special_collections_are_renamed_behind_a_lag() -> Result<()> {
+    let mut stage = Stage::start(Source::standalone().await?).await?;
+    stage.dualsync.expect_warning("is dirty");
+    stage.dualsync.admin_post("/api/sync/worker/control", &json!({"action": "pause"})).await?;
+    let client = stage.dualsync.client().await?;
+    let database = client.database("special");
+    let folded = doc! {"collation": {"locale": "en", "strength": 2}};
+    for (name, options) in [("tmp", folded), ("log", doc! {"capped": true, "size": 65536})] {
+        for round in 0..2 {
+            let mut create = doc! {"create": name};
+            create.extend(options.clone());
+            database.run_command(create).await?;
+            database.collection(name).insert_many((0..5).map(|n| doc! {"_id": round * 5 + n})).await?;
+            if round == 0 {
+                let to = format!("special.{name}_renamed");
+                let rename = doc! {"renameCollection": format!("special.{name}"), "to": to};
+                client.database("admin").run_command(rename).await?;
+            }
+        }
+    }
+    stage.dualsync.admin_post("/api/sync/worker/control", &json!({"action": "resume"})).await?;
+    stage.assert_mended().await?;
+    let (source, target) = (stage.source.client().await?, stage.target.client().await?);
+    let comparison = compare::everything(&source, &target, |name| name == "special").await?;
+    ensure!(comparison.equal(), "{comparison}");
+    Ok(())
+}
+
 fn compared(stage: &Stage) -> usize {
     let lines = stage.dualsync.log_lines();
     lines.iter().filter(|line| line.contains("comparing a namespace as a whole")).count()

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::error::{Class, ServerError, UNAUTHORIZED};
 use crate::execute::{Drops, Executor, Stall};
+use crate::server::Collection;
 use crate::shared::now_ms;
 
 /// Whether this is a command over whole collections.
@@ -27,6 +28,13 @@ fn over(entry: &Entry) -> Option<(&Namespace, Over)> {
     })
 }
 
+/// Whether it is like any that the first insert makes, as far as options cannot be changed.
+fn is_plain(collection: &Collection) -> bool {
+    let has = |option| !matches!(collection.options.get(option), Ok(None));
+    let special = collection.is_capped() || collection.has_collation() || has("clusteredIndex");
+    collection.kind == "collection" && !special
+}
+
 impl Executor {
     /// Does what the command did; `false`: what it names is left to a comparison.
     pub async fn follow_over(
@@ -39,11 +47,17 @@ impl Executor {
         if self.joined || self.drops != Drops::Replicate {
             return Ok(false);
         }
+        // Excluded since it was captured: what the target has of it stays, and what a rename replaced is compared.
+        if !ns.coll().is_empty() && !captures(ns) {
+            return Ok(over == Over::Drop);
+        }
         let certain = Some(entry.mark).filter(|_| entry.doubt.is_none());
         match over {
             Over::Drop => self.drop_now(ns, certain).await,
             Over::DropDatabase => self.drop_database_now(ns, certain, captures).await,
-            Over::Rename(to) if captures(&to) => self.rename_now(ns, &to, certain).await,
+            Over::Rename(to) if captures(&to) => {
+                self.rename_now(ns, &to, entry.mark, certain.is_some()).await
+            }
             Over::Rename(_) => self.drop_now(ns, certain).await,
         }
     }
@@ -90,23 +104,35 @@ impl Executor {
         Ok(all)
     }
 
+    /// Only collections without options that cannot be changed are renamed: the target's may still be without them.
     async fn rename_now(
         &self,
         from: &Namespace,
         to: &Namespace,
-        certain: Option<u64>,
+        mark: u64,
+        certain: bool,
     ) -> Result<bool, Stall> {
-        let exact = {
+        let (exact, unsent) = {
             let planner = self.planner();
-            certain.is_some_and(|mark| planner.is_exact(from, mark) && planner.is_exact(to, mark))
+            let exact = certain && planner.is_exact(from, mark) && planner.is_exact(to, mark);
+            (exact, planner.is_unsent(mark))
         };
         let known = self.shared.state().uuid(from).map(ToOwned::to_owned);
-        let now = self.source.collection(to).await.map_err(Stall::Source)?.and_then(|it| it.uuid);
+        let source_from = self.source.collection(from).await.map_err(Stall::Source)?;
+        let source_to = self.source.collection(to).await.map_err(Stall::Source)?;
+        let target_from = self.target.collection(from).await.map_err(Stall::Target)?;
+        let target_to = self.target.collection(to).await.map_err(Stall::Target)?;
+        let all = [&source_from, &source_to, &target_from, &target_to];
+        // One that is not there any more was renamed or dropped since, by a command that is still to come.
+        if !all.into_iter().flatten().all(is_plain) {
+            return Ok(false);
+        }
+        let there = target_from.is_some();
         // Within a database a collection keeps it.
-        let seen = known.is_some() && known == now;
+        let seen = known.is_some() && known == source_to.and_then(|it| it.uuid);
         let kept = self.shared.keeps(from) || self.shared.keeps(to);
-        let there = self.target.collection(from).await.map_err(Stall::Target)?.is_some();
-        if !exact && (!seen || kept || !there) {
+        // Sent a second time it would put what has taken the old name since over what was renamed.
+        if !exact && (!seen || !unsent || kept || !there) {
             return Ok(false);
         }
         self.same_source().await?;

@@ -148,9 +148,14 @@ impl Planner {
         let state = self.namespaces.get(ns).unwrap_or(&empty);
         let not_ahead = state.floor <= mark && state.ahead.values().all(|h| *h <= mark);
         (not_ahead || !self.rules.lone_multi)
-            && (self.sent_before <= mark || !self.rules.sent)
+            && self.is_unsent(mark)
             && !self.is_only_converged(state, ns)
             && (state.dead.is_empty() || !self.rules.dead)
+    }
+
+    /// Whether nothing with this mark can have been sent before.
+    pub fn is_unsent(&self, mark: u64) -> bool {
+        self.sent_before <= mark || !self.rules.sent
     }
 
     fn is_only_converged(&self, state: &State, ns: &Namespace) -> bool {
@@ -166,7 +171,7 @@ impl Planner {
         unit.effect().op.is_some()
             && (unit.doubt().is_none() || !self.rules.doubt)
             && (state.ahead_of(key) <= unit.mark() || !self.rules.ahead)
-            && (self.sent_before <= unit.mark() || !self.rules.sent)
+            && self.is_unsent(unit.mark())
             && !self.only_converged(state, unit)
             && (!state.dead.contains(key) || !self.rules.dead)
     }
@@ -181,7 +186,7 @@ impl Planner {
         multi
             && unit.doubt().is_none()
             && (not_ahead || !self.rules.lone_multi)
-            && (self.sent_before <= unit.mark() || !self.rules.sent)
+            && self.is_unsent(unit.mark())
             && !self.only_converged(state, unit)
             && (state.dead.is_empty() || !self.rules.dead)
             && !state.collated

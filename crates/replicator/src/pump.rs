@@ -37,6 +37,7 @@ use crate::Config;
 use crate::asks::Ask;
 use crate::error::Class;
 use crate::execute::{Executor, Lanes, Stall};
+use crate::over::is_over;
 use crate::shared::{Activity, Order, Shared};
 use crate::state::Desired;
 use feed::Feed;
@@ -242,6 +243,9 @@ impl Pump {
             let oldest_ms = feed.oldest_ms();
             (feed.take(size), oldest_ms)
         };
+        if part.entries().any(|entry| is_over(entry)) {
+            self.take_misses(); // a write before it that could not be recorded
+        }
         if part.entries().len() == 0 {
             self.advance(part.end);
             if self.unreadable_now {

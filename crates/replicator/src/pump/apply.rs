@@ -55,13 +55,25 @@ impl Pump {
     }
 
     /// Carries out a command over whole collections, or leaves it to a comparison.
-    async fn follow_over(&self, number: usize, entry: &Arc<Entry>, tally: &Tally) -> Result<(), Stall> {
+    async fn follow_over(&mut self, number: usize, entry: &Arc<Entry>, tally: &Tally) -> Result<(), Stall> {
         let captures = |ns: &Namespace| (self.config.captures)(&self.config.filter, ns);
-        if self.executor.follow_over(entry, &captures).await? {
-            return Ok(()); // it counts as replayed
+        let mut forbidden = match self.executor.follow_over(entry, &captures).await {
+            Ok(true) => return Ok(()), // it counts as replayed
+            Ok(false) => None,
+            Err(stall) => Some(stall),
+        };
+        let first = entry.effects.first().map(|effect| effect.target.ns.clone());
+        if let Some(stall) = forbidden
+            .take_if(|stall| !stall.is_forbidden() || !first.as_ref().is_some_and(|ns| self.is_forbidden(ns)))
+        {
+            return Err(stall);
         }
-        for unit in Unit::all(number, entry) {
+        for unit in Unit::all(number, entry).into_iter().filter(|it| self.is_followed(&it.effect().target.ns))
+        {
             self.executor.leave_to_comparison(&unit.effect().target.ns, &unit);
+        }
+        if let (Some(stall), Some(ns)) = (forbidden, first) {
+            self.executor.told_forbidden(&ns, &stall);
         }
         tally.note([number], Way::Dirty);
         Ok(())
