@@ -68,8 +68,7 @@ impl Pump {
         {
             return Err(stall);
         }
-        for unit in Unit::all(number, entry).into_iter().filter(|it| self.is_followed(&it.effect().target.ns))
-        {
+        for unit in Unit::all(number, entry).filter(|it| self.is_followed(&it.effect().target.ns)) {
             self.executor.leave_to_comparison(&unit.effect().target.ns, &unit);
         }
         if let (Some(stall), Some(ns)) = (forbidden, first) {
