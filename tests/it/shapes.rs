@@ -122,7 +122,7 @@ async fn collections_come_and_go_without_a_comparison() -> Result<()> {
 /// The target's may still be without what cannot be changed of a collection, and what is capped keeps no keys apart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn special_collections_are_renamed_behind_a_lag() -> Result<()> {
-    let mut stage = Stage::start(Source::standalone().await?).await?;
+    let stage = Stage::start(Source::standalone().await?).await?;
     stage.dualsync.expect_warning("is dirty");
     stage.dualsync.admin_post("/api/sync/worker/control", &json!({"action": "pause"})).await?;
     let client = stage.dualsync.client().await?;

@@ -36,7 +36,7 @@ impl Scanner<'_> {
         let (mut repaired, mut anew) = (0, 0);
         for _ in 0..PASSES_MAX {
             self.progress.begin(ns, documents);
-            let (older, target) = match self.side_by_side(ns).await {
+            let (older, target) = match self.side_by_side(ns, extra).await {
                 Err(Interrupt::Away(ServerError { code: Some(POSITION_LOST), .. })) => continue,
                 Err(error) => return Err(error),
                 Ok(Err(refused)) => return Ok(Err(refused)),
@@ -47,6 +47,9 @@ impl Scanner<'_> {
                     (older, None)
                 }
                 Ok(Ok(Pass::InOrder { older, .. })) => (older, Some(documents + older)),
+                Ok(Ok(Pass::Different { .. })) if extra == Extra::Hold => {
+                    return Ok(Err(OTHERS.to_owned()));
+                }
                 Ok(Ok(Pass::Different { target })) => (target.saturating_sub(documents), Some(target)),
             };
             let Some(target) = target else { continue };
@@ -59,7 +62,7 @@ impl Scanner<'_> {
             }
             match self.shared.make_anew(ns, Documents::Drop).await? {
                 Made::Anew => {}
-                Made::HasDocuments => return Err(Interrupt::Worker), // kept since a moment ago
+                Made::HasDocuments => return Ok(Err(OTHERS.to_owned())), // kept since a moment ago
                 Made::Refused(why) => return Ok(Err(format!("the target refuses its options: {why}"))),
             }
         }
@@ -67,7 +70,7 @@ impl Scanner<'_> {
         Err(Interrupt::Worker)
     }
 
-    async fn side_by_side(&self, ns: &Namespace) -> Result<Result<Pass, String>, Interrupt> {
+    async fn side_by_side(&self, ns: &Namespace, extra: Extra) -> Result<Result<Pass, String>, Interrupt> {
         let mut here = self.source.in_order(ns).await.map_err(away)?;
         let mut there = self.target.in_order(ns).await.map_err(away)?;
         let (mut older, mut target) = (0, 0);
@@ -79,6 +82,10 @@ impl Scanner<'_> {
             }
             older += 1;
             theirs = next(&mut there).await.map_err(away)?;
+        }
+        // What is appended pushes them out, which may be the only copy.
+        if extra == Extra::Hold && older > 0 {
+            return Ok(Ok(Pass::Different { target: self.count(ns).await? }));
         }
         let since = Instant::now();
         let mut compared = 0;
@@ -154,6 +161,8 @@ const ANEW_MAX: u32 = 2;
 /// Documents that have grown since they were inserted may take more than the collection's size.
 const DO_NOT_FIT: &str =
     "the source's documents, inserted in their order, do not stay in a capped collection of the same size";
+/// Of a capped collection on the target that may not be made anew.
+const OTHERS: &str = "the target has other documents, or in another order, and none of them may be deleted";
 /// Documents between two looks at the pace.
 const LOOK_EVERY: u64 = 1_000;
 /// In one step of the worker.

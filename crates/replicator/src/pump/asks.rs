@@ -81,6 +81,8 @@ impl Pump {
         }
         self.executor.same_source().await?;
         self.executor.remember_sent(self.log.head().0)?;
+        self.shared.state().clear_reached(ns);
+        self.save_state();
         self.executor.target.drop(ns).await.map_err(Stall::Target)?;
         self.executor.forget(|known| known == ns);
         self.clear_letters(ns);
@@ -98,6 +100,8 @@ impl Pump {
 
     async fn make_anew(&mut self, ns: &Namespace, documents: Documents) -> Result<Made, Stall> {
         self.executor.remember_sent(self.log.head().0)?;
+        self.shared.state().clear_reached(ns);
+        self.save_state(); // a kill behind the drop must not bring it back
         let executor = &self.executor;
         executor.forget(|known| known == ns);
         let Some(here) = executor.source.collection(ns).await.map_err(Stall::Source)? else {
@@ -128,6 +132,7 @@ impl Pump {
     async fn end(&mut self, ns: &Namespace, scan: Scan, ended: Ended) -> Result<bool, Stall> {
         // What has been passed over since the scan has read its last document.
         if self.executor.prepare(ns).await? == Followed::InOrder && !self.executor.append_tail(ns, 0).await? {
+            self.executor.make_dirty_by(ns, "the target does not end as the source does", Cause::Written);
             return Ok(false);
         }
         let head = self.log.head().0;

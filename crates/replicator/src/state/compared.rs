@@ -63,6 +63,13 @@ impl State {
         }
     }
 
+    /// Forgets that: what was compared goes.
+    pub(crate) fn clear_reached(&mut self, ns: &Namespace) {
+        if let Some(dirty) = self.content.dirty.get_mut(ns.as_str()) {
+            self.changed |= dirty.reached.take().is_some();
+        }
+    }
+
     /// Remembers how a comparison of `ns` came out.
     pub fn set_verdict(&mut self, ns: &Namespace, verdict: Verdict) {
         let verdicts = &mut self.content.compared;

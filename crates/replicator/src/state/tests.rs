@@ -61,6 +61,9 @@ fn what_a_comparison_has_reached_counts_until_its_namespace_is_dirty_again() {
         assert_eq!(state.reached(&ns).and_then(Reached::key), Some(rawdoc! {"_id": 7}));
         state.set_dirty(&ns, Dirty::new("again", cause, 2));
         assert_eq!(state.reached(&ns).is_some(), counts, "{cause:?}");
+        state.clear_reached(&ns);
+        assert_eq!(state.reached(&ns), None, "{cause:?}: forgotten");
+        state.set_reached(&ns, reached.clone());
     }
     state.clear_dirty(&ns);
     state.set_dirty(&ns, Dirty::new("anew", Cause::Written, 3));
