@@ -20,6 +20,8 @@ use crate::error::{Class, ServerError};
 use crate::execute::Stall;
 use crate::plan::{Unit, queues};
 use crate::replay::{Command, lanes, replacement};
+use crate::shared::now_ms;
+use crate::state::{Cause, Dirty};
 use crate::target::Validation;
 
 /// Entries between two checkpoints.
@@ -55,7 +57,9 @@ pub struct Unknown {
 #[derive(Debug, thiserror::Error)]
 pub enum LostError {
     /// There is a source.
-    #[error("the local mongod answers: nothing is drained without it; start dualsync as usual")]
+    #[error(
+        "the local mongod answers, if only to refuse us: nothing is drained without it; start dualsync as usual"
+    )]
     SourceAnswers,
     /// The target does not take it now; what is done is remembered.
     #[error("the target does not take it now: {0}; run it again")]
@@ -103,10 +107,25 @@ impl Lost {
 }
 
 impl Pump {
+    /// Told by every later run, and compared should the source come back after all: the cursor passes what it is about.
+    fn remember_unknown(&mut self, lost: &Lost) {
+        let reason = "drained without its source, what became of it is not known";
+        for name in lost.unknown.keys() {
+            let ns = Namespace::parse(name);
+            let mut state = self.shared.state();
+            if state.cause(&ns).is_none() {
+                state.set_dirty(&ns, Dirty::new(reason, Cause::Unknown, now_ms()));
+            }
+        }
+        self.save_state();
+    }
+
     /// Brings what the log has to the target. `lost` holds what is not known already.
     pub(crate) async fn drain_without_source(&mut self, mut lost: Lost) -> Result<Lost, LostError> {
-        if self.executor.source.hello().await.is_ok() {
-            return Err(LostError::SourceAnswers);
+        match self.executor.source.hello().await {
+            // A wrong password is no lost source either.
+            Err(error) if !matches!(error.class, Class::Identity | Class::Refused) => {}
+            _ => return Err(LostError::SourceAnswers),
         }
         let claimed = self.claim().await?;
         self.executor.target.fence(&claimed.replaced).await.map_err(Stall::Target)?;
@@ -131,6 +150,7 @@ impl Pump {
             }
             lost.entries += entries;
             self.config.pending.done(entries);
+            self.remember_unknown(&lost);
             self.advance(part.end);
         }
         self.park(CursorSync::Now);
