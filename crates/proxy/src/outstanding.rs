@@ -248,4 +248,5 @@ impl<W> Outstanding<W> {
 }
 
 #[cfg(test)]
+#[path = "outstanding/tests.rs"]
 mod tests;

@@ -111,11 +111,8 @@ impl Pump {
     fn remember_unknown(&mut self, lost: &Lost) {
         let reason = "drained without its source, what became of it is not known";
         for name in lost.unknown.keys() {
-            let ns = Namespace::parse(name);
-            let mut state = self.shared.state();
-            if state.cause(&ns).is_none() {
-                state.set_dirty(&ns, Dirty::new(reason, Cause::Unknown, now_ms()));
-            }
+            let dirty = Dirty::new(reason, Cause::Unknown, now_ms());
+            self.shared.state().set_dirty(&Namespace::parse(name), dirty);
         }
         self.save_state();
     }
@@ -131,6 +128,7 @@ impl Pump {
         self.executor.target.fence(&claimed.replaced).await.map_err(Stall::Target)?;
         // As of the earlier runs: this one sends nothing twice.
         let sent = self.executor.checkpoint().sent;
+        self.remember_unknown(&lost); // marks without an outcome
         loop {
             self.fill(PORTION);
             let part = self.feed().take(PORTION);
