@@ -58,7 +58,7 @@ pub enum StartError {
 }
 
 impl Replicator {
-    /// Prepares everything; no connection is made yet. `recovered` comes from [`recover`] over the same log;
+    /// Prepares everything; no connection is made yet. `recovered` comes from [`crate::recover`] over the same log;
     /// `gap` says why the log's own recovery does not vouch for it.
     pub async fn new(
         config: Config,
