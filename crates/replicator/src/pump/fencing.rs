@@ -111,6 +111,9 @@ impl Pump {
     /// While nothing is sent: every minute others learn that this log lives, or, once, that it was stopped. What goes wrong is
     /// met again when there is something to send.
     pub(super) async fn be_seen(&mut self, stopped: bool) {
+        if stopped && self.claimed.is_none() {
+            return; // it was stopped before this start, and told so then: a stopped worker connects to nothing
+        }
         let told = self.told_stopped == stopped && (stopped || self.claimed.is_some_and(recent));
         if told || self.seen.is_some_and(|(at, as_stopped)| as_stopped == stopped && recent(at)) {
             return;
